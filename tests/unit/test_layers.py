@@ -7,7 +7,8 @@ import pytest
 
 ENGINE = pathlib.Path(__file__).parents[2] / "engine"
 LAYERS = [
-    {"errors", "values", "config", "_proto", "__init__"},
+    {"errors", "__init__"},
+    {"values", "config", "_proto"},
     {"batching", "codecs", "edge", "logring", "pipeline", "publish", "sessions"},
     {"dataplane"},
     {"flight", "rest"},
