@@ -78,10 +78,11 @@ def serve(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     from engine.config import EngineConfig, help_table  # noqa: PLC0415
     from engine.edge.bundle import decode_bundle  # noqa: PLC0415
 
+    asks_help = bool({"-h", "--help"} & set(arguments))  # the table takes 1 ms to lay out
     parser = argparse.ArgumentParser(
         prog="sagitta serve",
         description="Serve the published pipeline. Everything is set with environment variables.",
-        epilog=f"variables:\n{help_table()}",
+        epilog=f"variables:\n{help_table()}" if asks_help else None,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.parse_args(arguments)

@@ -2,7 +2,7 @@
 
 Rules that hold here:
 - A field is a line of the help, of README and of the start log; nothing is said twice.
-- A limit has a default that is safe on a box with one core and 512 MiB, and the help says why.
+- Every limit has a default, and its help says why it is that one.
 """
 
 import dataclasses
@@ -114,8 +114,8 @@ class EngineConfig:
         empty_is_value=True)
     max_body_bytes: int = variable(
         "MAX_BODY_BYTES", parsers.size, 256 << 20, "size",
-        "Largest request body; more is answered 413. Ten times the largest documented request, and "
-        "small enough that one caller cannot fill a small box.")
+        "Largest request body; more is answered 413. 256Mi is 17 times the largest request known "
+        "of the documented engine, 15 MB of JSON.")
     queue_max_rows: int = variable(
         "QUEUE_MAX_ROWS", parsers.integer(1, LARGEST_LIMIT), 1 << 20, "rows",
         "Rows that may wait; more are answered 429 at once. About as many as fit QUEUE_MAX_BYTES "

@@ -163,8 +163,10 @@ def pipeline_url(text: str) -> str:
     """
     if not text.isprintable():
         raise ValueError("holds control characters; accepted: host/repository:tag")
-    before, at, after = text.rpartition("://")[2].split("/", 1)[0].rpartition("@")
-    if at and ":" in before and not after.startswith("sha256:"):
+    if text.startswith(("oci-layout:", "file:")):  # a folder's name may hold anything
+        return text
+    _, at, after = text.rpartition("://")[2].split("/", 1)[0].rpartition("@")
+    if at and not after.startswith("sha256:"):
         raise CredentialsInsideError
     return text
 
