@@ -1,0 +1,3 @@
+"""What a published pipeline means: its definition and, from it, what runs for a request."""
+
+__all__: list[str] = []
