@@ -195,6 +195,12 @@ def test_variables_that_contradict_each_other_are_both_named(environ, named):
     assert HIDDEN not in line
 
 
+def test_a_value_that_does_not_parse_is_not_also_compared_as_its_default():
+    (line,) = problems_of(HTTP_PORT="x", METRICS_PORT="8080")
+
+    assert line.startswith("HTTP_PORT='x'")
+
+
 def test_variables_that_belong_together():
     config = config_of(
         LOCAL_INFERENCE_STORAGE="100m",
