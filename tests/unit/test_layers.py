@@ -8,10 +8,10 @@ import pytest
 ENGINE = pathlib.Path(__file__).parents[2] / "engine"
 LAYERS = [
     {"errors", "__init__"},
-    {"values", "config", "_proto"},
+    {"values", "config", "metrics", "_proto"},
     {"batching", "codecs", "edge", "logring", "pipeline", "publish", "sessions"},
     {"dataplane"},
-    {"flight", "rest"},
+    {"flight", "loading", "rest"},
     {"app", "ops"},
     {"__main__"},
 ]
