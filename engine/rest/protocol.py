@@ -52,7 +52,8 @@ class _RefusedError(Exception):
 class EngineProtocol(HttpToolsProtocol):
     """One connection."""
 
-    service: Service  # set on a subclass per server, see app.py
+    service: Service  # these two are set on a subclass per listener, see server.py
+    answers_inference: bool
     cycle: Any  # uvicorn's cycle or an Exchange: the newest request of the connection
     pipeline: Any  # the requests that wait for their turn, newest first
 
@@ -207,7 +208,7 @@ class EngineProtocol(HttpToolsProtocol):
 
     def _pipeline_name(self) -> str | None:
         """The name in ``/pipelines/{name}``, "" for ``/infer``, None for any other request."""
-        if self.parser.get_method() != b"POST":
+        if not self.answers_inference or self.parser.get_method() != b"POST":
             return None
         path = self.url.partition(b"?")[0]
         if path == b"/infer":

@@ -1,0 +1,139 @@
+"""Arrow columns as numpy arrays, without a copy wherever the values lie side by side in memory.
+
+Rules that hold here:
+- A null is found before a list is flattened: ``flatten`` drops null rows, and every row after them
+  would move up. ``flatten`` honours a slice's offset, ``values`` would not.
+- ``to_numpy`` is not used for numbers: it looks for pandas, and imports it where there is one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from engine.errors import SchemaMismatchError
+
+if TYPE_CHECKING:
+    from engine.values import Array
+
+__all__ = ["flatten_column", "is_list", "leaf_array", "null_text", "uniform_rows"]
+
+_NUMPY_TYPES = {
+    kind.id: np.dtype(name)
+    for kind, name in (
+        (pa.float16(), "float16"),
+        (pa.float32(), "float32"),
+        (pa.float64(), "float64"),
+        (pa.int8(), "int8"),
+        (pa.int16(), "int16"),
+        (pa.int32(), "int32"),
+        (pa.int64(), "int64"),
+        (pa.uint8(), "uint8"),
+        (pa.uint16(), "uint16"),
+        (pa.uint32(), "uint32"),
+        (pa.uint64(), "uint64"),
+    )
+}
+
+
+_LIST_TYPES = frozenset(
+    kind.id for kind in (pa.list_(pa.null()), pa.large_list(pa.null()), pa.list_(pa.null(), 1))
+)
+
+
+def leaf_array(values: pa.Array) -> Array:
+    """Scalars without nulls as numpy: numbers as a view, booleans and text as new memory."""
+    dtype = _NUMPY_TYPES.get(values.type.id)
+    if dtype is not None:
+        buffer = values.buffers()[1]
+        if buffer is None:
+            return np.empty(0, dtype)
+        return np.frombuffer(buffer, dtype, len(values), values.offset * dtype.itemsize)
+    return np.array(values.to_pylist(), dtype=bool if pa.types.is_boolean(values.type) else object)
+
+
+def uniform_rows(values: pa.Array) -> Array | None:
+    """Numbers ``[rows]``, or lists of them of one length ``[rows, width]``; None for all else."""
+    if values.null_count:
+        return None
+    if values.type.id in _NUMPY_TYPES:
+        return leaf_array(values)
+    if not is_list(values.type) or not len(values):
+        return None
+    flat = values.flatten()
+    if flat.type.id not in _NUMPY_TYPES or flat.null_count or len(flat) % len(values):
+        return None
+    width = len(flat) // len(values)
+    if not pa.types.is_fixed_size_list(values.type) and (_lengths(values) != width).any():
+        return None
+    return leaf_array(flat).reshape(len(values), width)
+
+
+def flatten_column(column: pa.Array, name: str) -> tuple[pa.Array, tuple[int, ...]]:
+    """Peel the lists off a column; a list of unequal lengths or with nulls is refused first."""
+    row_shape: list[int] = []
+    values = column
+    while True:
+        if isinstance(values, pa.ExtensionArray):
+            row_shape.extend(_extension_shape(values, name))
+            values = values.storage
+            # the storage is one flat list per row: its length is the product just recorded
+            values = _checked_flatten(values, name)[0]
+            continue
+        if not is_list(values.type):
+            return values, tuple(row_shape)
+        values, width = _checked_flatten(values, name)
+        row_shape.append(width)
+
+
+def _extension_shape(values: pa.ExtensionArray, name: str) -> list[int]:
+    kind = values.type
+    if not isinstance(kind, pa.FixedShapeTensorType):
+        raise SchemaMismatchError(f"column {name!r} has the extension type {kind}: not supported")
+    permutation = kind.permutation
+    if permutation is not None and list(permutation) != sorted(permutation):
+        raise SchemaMismatchError(
+            f"column {name!r} is a tensor with permuted axes {list(permutation)}: "
+            "send it in row-major order"
+        )
+    return list(kind.shape)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a type is a list of any of the accepted layouts."""
+    return kind.id in _LIST_TYPES
+
+
+def _checked_flatten(values: pa.Array, name: str) -> tuple[pa.Array, int]:
+    """One level of lists to its values, which are a view that honours a slice's offset."""
+    if values.null_count:
+        raise SchemaMismatchError(null_text(name, values, len(values)))
+    if pa.types.is_fixed_size_list(values.type):
+        return values.flatten(), values.type.list_size
+    if not len(values):
+        return values.flatten(), 0
+    lengths = _lengths(values)
+    width = int(lengths[0])
+    if (lengths != width).any():
+        row = int((lengths != width).argmax())
+        raise SchemaMismatchError(
+            f"column {name!r} is ragged: list {row} has {lengths[row]} values, list 0 has {width}; "
+            "a tensor needs lists of equal length"
+        )
+    return values.flatten(), width
+
+
+def null_text(name: str, values: pa.Array, rows: int) -> str:
+    """Where the first null of a column of ``rows`` rows is, as the documented refusal says it."""
+    position = values.is_null().to_pylist().index(True)
+    per_row = max(len(values) // rows, 1) if rows else 1
+    return (
+        f"tensor values may not be null: $[{position // per_row}].{name}[{position % per_row}] "
+        "is null"
+    )
+
+
+def _lengths(values: pa.Array) -> Array:
+    return np.diff(leaf_array(values.offsets))
