@@ -164,6 +164,19 @@ def test_log_export_of_the_keras_fraud_model(serving, golden):
     assert [list(row) for row in reply] == [["in.tensor", "out.dense_1"]] * 100
 
 
+def test_log_export_of_a_pipeline_with_validations(serving, golden):
+    """The rows of one request of 2025, of an engine with four CPUs; nothing was an anomaly."""
+    rows = _log_rows(golden, "sdk_logs_anomaly_100")
+    engine = serve_golden(serving, golden, "rf_model", cpus=4)
+
+    reply = engine.post(SHOW_ALL, [{"tensor": row["in.tensor"]} for row in rows]).json
+
+    assert [list(map(np.float32, row["out"]["variable"])) for row in reply] == [
+        row["out.variable"] for row in rows
+    ]
+    assert [row["anomaly"]["count"] for row in reply] == [row["anomaly.count"] for row in rows]
+
+
 def test_log_export_of_an_ab_test_by_the_model_that_answered(serving, golden):
     """Each row was a request of its own, with a text column that no model reads."""
     rows = _log_rows(golden, "sdk_logs_abtest_19")
