@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from engine.batching.line import BatchPolicy
     from engine.metrics import Metrics
-    from engine.request import Request
+    from engine.request import InferRequest
     from engine.sessions.session import ModelSession
     from engine.values import Array, Frame, ModelIdentity, Output, PipelineIdentity
 
@@ -112,7 +112,7 @@ class RunningPipeline:
             return feeds, self
         return feeds, (self, *(feed.shape[1:] for feed in feeds))
 
-    def infer_together(self, requests: Sequence[Request]) -> None:
+    def infer_together(self, requests: Sequence[InferRequest]) -> None:
         """Run requests of one key in one run, on the calling thread, and set their outcomes.
 
         Args:
@@ -207,6 +207,12 @@ class DataPlane:
         return "Draining" if self._draining else self._status().value
 
     @property
+    def batch_max_rows(self) -> int:
+        """Most rows that requests are run together with; 0 = request by request."""
+        policy = None if self._running is None else self._running.policy
+        return 0 if policy is None else policy.max_rows
+
+    @property
     def running(self) -> RunningPipeline:
         """The pipeline that answers requests.
 
@@ -234,7 +240,7 @@ class DataPlane:
             )
         return running
 
-    def answer(self, requests: Sequence[Request]) -> None:
+    def answer(self, requests: Sequence[InferRequest]) -> None:
         """Run requests of one key on the calling thread, which holds a slot, and answer them.
 
         Args:

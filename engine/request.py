@@ -17,16 +17,27 @@ from engine.errors import InternalError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from engine.batching.cost import RunCost
     from engine.metrics import Metrics
-    from engine.values import Array, Frame, InferResult
+    from engine.values import Array, Frame, InferResult, TensorSpec
 
-__all__ = ["Request", "Runner", "answer"]
+__all__ = ["InferRequest", "Runner", "answer"]
 
 
 class Runner(Protocol):
     """What a request needs of the pipeline that answers it."""
 
-    policy: BatchPolicy | None
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What a request must hold."""
+
+    @property
+    def cost(self) -> RunCost:
+        """What its runs take."""
+
+    @property
+    def policy(self) -> BatchPolicy | None:
+        """How requests are run together; None = one by one."""
 
     def feeds(self, frame: Frame) -> tuple[Sequence[Array], object]:
         """A request's tensors, and what must be equal for requests to share a run."""
@@ -34,11 +45,11 @@ class Runner(Protocol):
     def infer(self, frame: Frame, started_ns: int) -> InferResult:
         """Run a request's rows on the calling thread."""
 
-    def infer_together(self, requests: Sequence[Request]) -> None:
+    def infer_together(self, requests: Sequence[InferRequest]) -> None:
         """Run requests of one key in one run, and set their outcomes."""
 
 
-class Request(Entry):
+class InferRequest(Entry):
     """One caller's rows from their arrival to their answer; a shell says how each is done.
 
     Attributes:
@@ -96,7 +107,8 @@ class Request(Entry):
         """Answer the caller with the outcome; called on the thread that ran it, never raises."""
         raise NotImplementedError
 
-def answer(requests: Sequence[Request], metrics: Metrics) -> None:
+
+def answer(requests: Sequence[InferRequest], metrics: Metrics) -> None:
     """Run requests of one key on the calling thread, which holds a slot, and answer them.
 
     Args:
@@ -121,7 +133,7 @@ def answer(requests: Sequence[Request], metrics: Metrics) -> None:
         request.settle()
 
 
-def _run_alone(request: Request) -> None:
+def _run_alone(request: InferRequest) -> None:
     try:
         if request.feeds is not None:
             request.pipeline.infer_together([request])
@@ -132,7 +144,7 @@ def _run_alone(request: Request) -> None:
         request.outcome = error
 
 
-def _run_together(requests: Sequence[Request]) -> None:
+def _run_together(requests: Sequence[InferRequest]) -> None:
     try:
         requests[0].pipeline.infer_together(requests)
     except Exception:  # noqa: BLE001 - whose fault it was shows when each is run alone

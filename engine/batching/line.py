@@ -6,8 +6,8 @@ thread hop costs more than a small model. Everything else is an entry in the lin
 while the slots are busy and have equal keys leave it together, as one batch.
 
 Which thread runs a batch: a Flight handler waits on a thread of its own, so that when its entry is
-the first of the line the slot is handed to that very thread (one hop); an HTTP request has none, and
-its batch is run by a slot thread. Either way a batch may hold entries of both shells.
+the first of the line the slot is handed to that very thread (one hop); an HTTP request has none,
+and its batch is run by a slot thread. Either way a batch may hold entries of both shells.
 
 Rules that hold here:
 - A full line refuses at once (OverloadedError); nothing ever waits to get into it.
@@ -68,7 +68,16 @@ class Entry:
         is_abandoned: its caller has stopped waiting.
     """
 
-    __slots__ = ("batch", "is_abandoned", "key", "policy", "queued_ns", "rows", "size_bytes", "turn")
+    __slots__ = (
+        "batch",
+        "is_abandoned",
+        "key",
+        "policy",
+        "queued_ns",
+        "rows",
+        "size_bytes",
+        "turn",
+    )
 
     def __init__(self) -> None:
         self.rows = 0
