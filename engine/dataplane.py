@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from engine.metrics import Metrics
     from engine.request import InferRequest
     from engine.sessions.session import ModelSession
-    from engine.values import Array, Frame, ModelIdentity, Output, PipelineIdentity
+    from engine.values import Array, Frame, ModelIdentity, Output, PipelineIdentity, TensorSpec
 
 __all__ = ["DataPlane", "RunningPipeline", "ServedModel", "Status"]
 
@@ -78,6 +78,11 @@ class RunningPipeline:
         self._session = session
         self._partition = partition
         self._is_one_kind = all(None not in spec.row_shape for spec in session.inputs)
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        """What one row of an answer holds, ordered by name."""
+        return self._session.row_outputs
 
     def warm_up(self) -> str | None:
         """Run generated rows and learn what they cost; returns why that failed, or None."""

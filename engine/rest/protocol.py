@@ -22,7 +22,8 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from engine.errors import EngineError
-from engine.rest.errors import error_body, error_reply
+from engine.refusal import error_body
+from engine.rest.errors import error_reply
 from engine.rest.exchange import Exchange, too_large
 from engine.rest.inference import read_head
 from engine.rest.media import JSON_TYPE, Reply

@@ -20,12 +20,12 @@ import numpy as np
 import onnxruntime as ort
 
 from engine.errors import EngineError, InferenceFailedError, SchemaMismatchError, StartupError
+from engine.sessions.outputs import columns_of_sequence, join_pieces, learned_spec
 from engine.values import ELEMENT_TYPES, ModelIdentity, Output, TensorSpec
 
 if TYPE_CHECKING:
     import pathlib
     from collections.abc import Callable, Sequence
-    from typing import Any
 
     from engine.values import Array
 
@@ -61,6 +61,8 @@ class ModelSession:
         identity: name, version and sha256.
         inputs: what a request must hold, in the model's order, under the request's names.
         outputs: what the model declares to give, ordered by name.
+        row_outputs: what one row of an answer holds, ordered by name; what a model does not
+            declare (sequences) is learned by ``warm_up``.
     """
 
     def __init__(self, identity: ModelIdentity, path: pathlib.Path, options: ModelOptions) -> None:
@@ -93,6 +95,7 @@ class ModelSession:
         self.outputs = tuple(_spec(value, value.name, identity) for value in tensors)
         self._per_row = {value.name: self._declared_per_row(value) for value in tensors}
         self._fixed_rows = self._find_fixed_rows()
+        self.row_outputs = tuple(map(self._row_output, self.outputs))
 
     @property
     def provider(self) -> str:
@@ -130,6 +133,9 @@ class ModelSession:
                 seen.setdefault(output.name, []).append(fits)
         if not self._runs_row_by_row(rows=2):
             self._per_row = {name: all(fits) for name, fits in seen.items()}
+        known = {spec.name: spec for spec in self.outputs}
+        specs = [known.get(output.name) or learned_spec(output) for output in outputs]
+        self.row_outputs = tuple(map(self._row_output, specs))
         return None
 
     def run(self, feeds: Sequence[Array], rows: int) -> tuple[Output, ...]:
@@ -174,7 +180,7 @@ class ModelSession:
             if isinstance(value, np.ndarray):
                 outputs.append(Output(name, value, per_row[name]))
             else:
-                outputs.extend(_columns_of_sequence(name, value))
+                outputs.extend(columns_of_sequence(name, value))
         return tuple(outputs)
 
     def _run_pieces(self, feeds: Sequence[Array], rows: int) -> tuple[Output, ...]:
@@ -188,7 +194,8 @@ class ModelSession:
                 piece = [np.concatenate([p, np.repeat(p[-1:], missing, axis=0)]) for p in piece]
             pieces.append(self._outputs(self._run_once(piece)))
         return tuple(
-            _join([piece[index] for piece in pieces], rows, step) for index in range(len(pieces[0]))
+            join_pieces([piece[index] for piece in pieces], rows, step)
+            for index in range(len(pieces[0]))
         )
 
     def _find_fixed_rows(self) -> int | None:
@@ -199,6 +206,11 @@ class ModelSession:
                 f"{sorted(map(str, fixed))}: it cannot be served by rows"
             )
         return next(iter(fixed), None)
+
+    def _row_output(self, spec: TensorSpec) -> TensorSpec:
+        """An output as one row holds it: whole, where it has not one value per row."""
+        is_per_row = self._per_row.get(spec.name, True)
+        return spec if is_per_row else dataclasses.replace(spec, shape=(None, *spec.shape))
 
     def _declared_per_row(self, value: ort.NodeArg) -> bool:
         """Whether the output's first axis is, by its name or length, an input's first axis."""
@@ -259,43 +271,6 @@ def _generated(spec: TensorSpec, rows: int) -> Array:
         "" if spec.element.numpy == "object" else 0,
         dtype=spec.element.numpy,
     )
-
-
-def _columns_of_sequence(name: str, value: object) -> list[Output]:
-    """A sequence output as documented columns.
-
-    ZipMap's list of one mapping per row becomes one column per class, ``{output}_{class}`` of
-    shape ``[rows, 1]``; a sequence of tensors becomes one output per element, ``{output}_{i}``.
-    """
-    items: list[Any] = value if isinstance(value, list) else [value]
-    if items and isinstance(items[0], dict):
-        return [
-            Output(
-                f"{name}_{label}",
-                np.array([[item[label]] for item in items], dtype=np.float32),
-                per_row=True,
-            )
-            for label in sorted(items[0], key=str)
-        ]
-    return [
-        Output(f"{name}_{index}", np.asarray(item), per_row=False)
-        for index, item in enumerate(items)
-    ]
-
-
-def _join(parts: list[Output], rows: int, step: int) -> Output:
-    first = parts[0]
-    if first.per_row:
-        return Output(first.name, np.concatenate([p.values for p in parts])[:rows], per_row=True)
-    if step > 1:
-        raise SchemaMismatchError(
-            f"the model runs {step} rows at a time and gives {first.name!r} once for them all: "
-            f"send requests of {step} rows"
-        )
-    values = np.empty(len(parts), dtype=object)
-    for index, part in enumerate(parts):
-        values[index] = part.values
-    return Output(first.name, values, per_row=True, ragged=True)
 
 
 def _reason(error: Exception) -> str:
