@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from engine.batching.batch import merge, split
 from engine.batching.cost import RunCost
 from engine.batching.trial import try_together
-from engine.codecs.tensors import to_tensor
+from engine.codecs.tensors import no_rows, to_tensor
 from engine.errors import InternalError, NotFoundError, NotReadyError
 from engine.request import answer
 from engine.values import InferResult
@@ -155,7 +155,8 @@ class RunningPipeline:
         """
         session = self._session
         if not frame.rows:
-            return self._result(frame, (), (time.monotonic_ns() - started_ns, 0))
+            nothing = tuple(map(no_rows, self.outputs))
+            return self._result(frame, nothing, (time.monotonic_ns() - started_ns, 0))
         feeds = [to_tensor(frame, spec) for spec in session.inputs]
         decoded_ns = time.monotonic_ns()
         outputs = session.run(feeds, frame.rows)
@@ -218,6 +219,11 @@ class DataPlane:
         return 0 if policy is None else policy.max_rows
 
     @property
+    def has_pipeline(self) -> bool:
+        """Whether there is a running pipeline, draining or not."""
+        return self._running is not None
+
+    @property
     def running(self) -> RunningPipeline:
         """The pipeline that answers requests.
 
@@ -249,8 +255,7 @@ class DataPlane:
         """Run requests of one key on the calling thread, which holds a slot, and answer them.
 
         Args:
-            requests: one, or several whose policy lets them be run together; those whose callers
-                are gone are not run.
+            requests: one, or several whose policy lets them be run together.
         """
         answer(requests, self._metrics)
 

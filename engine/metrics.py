@@ -75,6 +75,7 @@ class Metrics:
         self.batch_rows = Histogram(ROW_BOUNDS)
         self.errors: dict[str, int] = {}
         self.cancelled = 0
+        self.flight_calls = 0  # open at the moment
 
     def record(self, sample: RequestSample) -> None:
         """Count a request that was answered with its result."""

@@ -82,8 +82,6 @@ def output_batch(result: InferResult, schema: pa.Schema) -> pa.RecordBatch:
         InferenceFailedError: the model gave other outputs than it declares.
     """
     rows = result.frame.rows
-    if not rows:
-        return _empty(schema)
     if len(result.outputs) != len(schema):
         raise InferenceFailedError(
             f"the model gave the outputs {[output.name for output in result.outputs]} where it "
@@ -94,10 +92,6 @@ def output_batch(result: InferResult, schema: pa.Schema) -> pa.RecordBatch:
         for output, field in zip(result.outputs, schema, strict=True)
     ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
-
-
-def _empty(schema: pa.Schema) -> pa.RecordBatch:
-    return pa.RecordBatch.from_arrays([pa.array([], field.type) for field in schema], schema=schema)
 
 
 def _array(values: Array, kind: pa.DataType) -> pa.Array:

@@ -98,6 +98,8 @@ def _leaf(
 
 
 def _repeat(value: object, kind: pa.DataType, rows: int) -> pa.Array:
+    if not rows:
+        return pa.array([], kind)  # repeat cannot make an empty list array
     return pa.repeat(pa.scalar(value, kind), rows)
 
 

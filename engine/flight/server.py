@@ -23,14 +23,17 @@ import pyarrow as pa
 import pyarrow.flight as fl
 
 from engine._proto.sagitta.flight.v1 import flight_pb2
+from engine.codecs.arrow_ipc import row_shapes
 from engine.codecs.output_batch import input_schema, output_schema
-from engine.codecs.record_batch import record_schema
+from engine.codecs.record_batch import record_batch
 from engine.errors import NotFoundError, ShuttingDownError, StartupError
 from engine.flight.admission import Admission
 from engine.flight.call import InferCall
 from engine.flight.descriptors import read_descriptor, read_ticket, write_ticket
 from engine.flight.errors import guarded
 from engine.flight.results import Results
+from engine.refusal import refusal_of
+from engine.values import Frame
 
 if TYPE_CHECKING:
     import pathlib
@@ -88,7 +91,7 @@ class FlightServer(fl.FlightServerBase):
         self._is_stopping = False
         _check_port(host, port)
         address = f"[{host}]" if ":" in host else host
-        options = {}
+        options: dict[str, object] = {}
         try:
             if tls is not None:
                 options["tls_certificates"] = [(tls[0].read_bytes(), tls[1].read_bytes())]
@@ -181,16 +184,22 @@ class FlightServer(fl.FlightServerBase):
         schema, parts = self._results.fetch(read_ticket(ticket))
         return fl.GeneratorStream(schema, iter(parts))
 
-    @guarded
     def get_schema(
         self, _context: fl.ServerCallContext, descriptor: fl.FlightDescriptor
     ) -> fl.SchemaResult:
-        """The schema of the replies, or of the requests where the path ends in ``input``."""
-        wanted = read_descriptor(descriptor)
-        pipeline = self._pipeline(wanted)
-        if wanted.is_input:
-            return fl.SchemaResult(input_schema(pipeline.inputs))
-        return fl.SchemaResult(_reply_schema(pipeline, as_records=wanted.as_records))
+        """The schema of the replies, or of the requests where the path ends in ``input``.
+
+        pyarrow sends a traceback for whatever this one handler raises, Flight errors included. So
+        it never raises: a refusal is a schema without fields, with the error body as its metadata.
+        """
+        try:
+            wanted = read_descriptor(descriptor)
+            pipeline = self._pipeline(wanted)
+            if wanted.is_input:
+                return fl.SchemaResult(input_schema(pipeline.inputs))
+            return fl.SchemaResult(_reply_schema(pipeline, as_records=wanted.as_records))
+        except Exception as error:  # noqa: BLE001 - see above
+            return fl.SchemaResult(pa.schema([], metadata={"error": refusal_of(error).body}))
 
     @guarded
     def get_flight_info(
@@ -280,9 +289,12 @@ class FlightServer(fl.FlightServerBase):
 
 
 def _reply_schema(pipeline: RunningPipeline, *, as_records: bool) -> pa.Schema:
-    if as_records:
-        return record_schema(input_schema(pipeline.inputs), output_schema(pipeline.outputs))
-    return output_schema(pipeline.outputs)
+    if not as_records:
+        return output_schema(pipeline.outputs)
+    schema = input_schema(pipeline.inputs)
+    columns = {field.name: pa.array([], field.type) for field in schema}
+    frame = Frame(0, columns, row_shapes=row_shapes(schema))
+    return record_batch(pipeline.infer(frame, time.monotonic_ns())).schema
 
 
 def _check_port(host: str, port: int) -> None:
