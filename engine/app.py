@@ -10,21 +10,17 @@ Threads: the main thread runs the event loop; ``loader`` loads the pipeline; ``s
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import dataclasses
 import gc
 import logging
 import os
 import signal
 import socket
-import ssl
 import sys
 import threading
 import time
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
-import uvicorn
 import uvloop
 
 from engine.dataplane import DataPlane
@@ -32,23 +28,20 @@ from engine.errors import StartupError
 from engine.loading import load_pipeline
 from engine.metrics import Metrics
 from engine.rest.app import metrics_app, rest_app
-from engine.rest.exchange import Service
-from engine.rest.protocol import EngineProtocol, sweep
+from engine.rest.exchange import BodyBudget, Service
+from engine.rest.protocol import sweep
+from engine.rest.server import HttpServer, TlsFiles, listen
 from engine.rest.tokens import TokenFile
 from engine.sessions.cpus import available_cpus, intra_op_threads
 from engine.sessions.slots import Slots
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Final
-
-    from starlette.types import ASGIApp
 
     from engine.config import EngineConfig
 
 __all__ = ["serve"]
 
-KEEP_ALIVE_S: Final = 30
 DRAIN_S: Final = 1.0  # how long open connections are still served after readiness has gone
 SWEEP_S: Final = 1.0
 GC_THRESHOLD: Final = (20_000, 50, 50)  # full collections pause for 100 ms in a process this size
@@ -106,15 +99,17 @@ class _Engine:
             plane=self.plane,
             slots=self.slots,
             metrics=Metrics(),
+            budget=BodyBudget(config.queue_max_bytes),
             max_body_bytes=config.max_body_bytes,
             request_timeout_s=config.request_timeout_s,
             records_by_default=config.inference_response == "records",
             tokens=_read_tokens(config),
         )
-        self._servers: list[_Server] = []
+        self._servers: list[HttpServer] = []
         self._stop_requests = 0
         self._loader = threading.Thread(target=self._load, name="loader")
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._leave = asyncio.Event()  # set on the event loop only
 
     async def run(self) -> None:
         """Serve until stopped; the event loop's only task."""
@@ -122,23 +117,34 @@ class _Engine:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         tls = _tls(self.config)
-        runs = []
-        for name, port, app in (
-            ("HTTP", self.config.http_port, rest_app(self.service)),
-            ("metrics", self.config.metrics_port, metrics_app(self.service, self.partition)),
+        grace_s = self.config.shutdown_grace_s - DRAIN_S
+        listeners = []
+        for name, port, app, files in (
+            ("HTTP", self.config.http_port, rest_app(self.service), tls),
+            ("METRICS", self.config.metrics_port, metrics_app(self.service, self.partition), None),
         ):
             if port is None:
                 continue
-            listener = _listen(name, self.config.bind_host, port)
-            server = self._server(app, tls if name == "HTTP" else None)
+            listener = listen(name, self.config.bind_host, port)
+            server = HttpServer(
+                app,
+                self.service,
+                answers_inference=name == "HTTP",
+                tls=files,
+                grace_s=grace_s,
+            )
             self._servers.append(server)
-            runs.append(server.serve([listener]))
+            listeners.append(listener)
             host, bound = listener.getsockname()[:2]
-            log.info("Listening: %s on %s:%d%s", name, host, bound, " (TLS)" if tls else "")
+            log.info("Listening: %s on %s:%d%s", name, host, bound, " (TLS)" if files else "")
         self.slots.start()
         self._loader.start()
         loop.call_later(SWEEP_S, self._sweep)
-        await asyncio.gather(*runs)
+        runs = [
+            server.serve([listener])
+            for server, listener in zip(self._servers, listeners, strict=True)
+        ]
+        await asyncio.gather(*runs, self._leave.wait())
 
     def close(self) -> None:
         """Join the threads; a model that does not end in time cannot hold the process up."""
@@ -149,25 +155,6 @@ class _Engine:
             log.warning("a model was still running after SHUTDOWN_GRACE_S: leaving it behind")
             _flush()
             os._exit(0 if self.failure is None else 3)
-
-    def _server(self, app: ASGIApp, tls: _Tls | None) -> _Server:
-        protocol = type("BoundProtocol", (EngineProtocol,), {"service": self.service})
-        files = dataclasses.asdict(tls) if tls else {}
-        config = uvicorn.Config(
-            app,
-            http=protocol,
-            ws="none",
-            loop="none",
-            lifespan="off",
-            log_config=None,
-            access_log=False,
-            server_header=False,
-            proxy_headers=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=max(int(self.config.shutdown_grace_s - DRAIN_S), 1),
-            **files,
-        )
-        return _Server(config)
 
     def _load(self) -> None:
         """The loader thread: load, serve, or end the process with the reason."""
@@ -228,6 +215,7 @@ class _Engine:
             self._exit()
 
     def _exit(self) -> None:
+        self._leave.set()
         for server in self._servers:
             server.should_exit = True
 
@@ -238,35 +226,10 @@ class _Engine:
             self._loop.call_later(SWEEP_S, self._sweep)
 
 
-class _Server(uvicorn.Server):
-    """uvicorn's server without its signal handlers: the engine has its own, for all servers."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Leave signals alone."""
-        yield
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _Tls:
-    """uvicorn's names for the TLS files."""
-
-    ssl_certfile: str
-    ssl_keyfile: str
-    ssl_ca_certs: str | None
-    ssl_cert_reqs: int
-
-
-def _tls(config: EngineConfig) -> _Tls | None:
+def _tls(config: EngineConfig) -> TlsFiles | None:
     if config.tls_cert_file is None or config.tls_key_file is None:
         return None
-    client_ca = config.tls_client_ca_file
-    return _Tls(
-        str(config.tls_cert_file),
-        str(config.tls_key_file),
-        None if client_ca is None else str(client_ca),
-        ssl.CERT_NONE if client_ca is None else ssl.CERT_REQUIRED,
-    )
+    return TlsFiles(config.tls_cert_file, config.tls_key_file, config.tls_client_ca_file)
 
 
 def _read_tokens(config: EngineConfig) -> TokenFile | None:
@@ -278,21 +241,6 @@ def _read_tokens(config: EngineConfig) -> TokenFile | None:
         raise StartupError(
             f"API_TOKEN_FILE {str(config.api_token_file)!r} cannot be read: {error.strerror}"
         ) from error
-
-
-def _listen(name: str, host: str, port: int) -> socket.socket:
-    try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        listener = socket.socket(family)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.setblocking(False)
-    except OSError as error:
-        raise StartupError(
-            f"{name} cannot listen on {host}:{port}: {error.strerror}; choose another with "
-            f"{'HTTP_PORT' if name == 'HTTP' else 'METRICS_PORT'} (0 = any free port) or BIND_HOST"
-        ) from error
-    return listener
 
 
 class _Formatter(logging.Formatter):

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import orjson
 import pyarrow as pa
 
+from engine.codecs.arrow_columns import is_list
 from engine.codecs.ipc_guard import IpcLimits, check_stream, stream_part
 from engine.errors import DecodeError, PayloadTooLargeError, SchemaMismatchError
 from engine.values import Frame
@@ -108,9 +109,7 @@ def write_arrow_stream(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> 
 def _is_supported(kind: pa.DataType) -> bool:
     if isinstance(kind, pa.FixedShapeTensorType):
         kind = kind.value_type
-    while (
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    ):
+    while is_list(kind):
         kind = kind.value_type
     return bool(
         pa.types.is_integer(kind)

@@ -17,6 +17,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from engine.codecs.arrow_columns import is_list, uniform_rows
 from engine.codecs.dataset import EVERYTHING, Dataset
 from engine.codecs.record_batch import metadata_values, rows_of
 
@@ -122,35 +123,16 @@ def _column_texts(column: Column) -> list[bytes]:
     if isinstance(column, list):
         return _value_texts(column)
     values = column.storage if isinstance(column, pa.ExtensionArray) else column
-    if pa.types.is_primitive(values.type) and not values.null_count:
-        return _array_texts(values.to_numpy(zero_copy_only=False))
-    flat = _flat_rows(values)
-    if flat is not None:
-        return _array_texts(flat)
+    numbers = uniform_rows(values)
+    if numbers is not None:
+        return _array_texts(numbers)
     if _leaf_type(values.type) == pa.float32():  # as float32, or it prints the widened double
         return [_row_text(value) for value in values]
     return _value_texts(values.to_pylist())
 
 
-def _flat_rows(values: pa.Array) -> Array | None:
-    """Lists of equal length of a number type as ``[rows, width]``; None where they are not."""
-    kind = values.type
-    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
-    if not (is_list or pa.types.is_fixed_size_list(kind)) or values.null_count or not len(values):
-        return None
-    flat = values.flatten()
-    if not pa.types.is_primitive(kind.value_type) or flat.null_count or len(flat) % len(values):
-        return None
-    width = len(flat) // len(values)
-    if is_list and (np.diff(values.offsets.to_numpy()) != width).any():
-        return None
-    return flat.to_numpy(zero_copy_only=False).reshape(len(values), width)
-
-
 def _leaf_type(kind: pa.DataType) -> pa.DataType:
-    while (
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    ):
+    while is_list(kind):
         kind = kind.value_type
     return kind
 

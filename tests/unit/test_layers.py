@@ -18,7 +18,7 @@ LAYERS = [
 RANK = {part: row for row, parts in enumerate(LAYERS) for part in parts}
 OWNER = {  # third-party package -> the only parts that may import it
     "starlette": {"rest", "ops"},
-    "uvicorn": {"app", "rest", "ops"},  # rest/ only subclasses its HTTP protocol
+    "uvicorn": {"rest", "ops"},
     "pyarrow.flight": {"flight"},
     "onnxruntime": {"sessions"},
     "lmdb": {"logring"},
