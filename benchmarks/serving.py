@@ -61,9 +61,7 @@ class Server:
         watchdog.cancel()
         if self._process.poll() is not None:
             raise RuntimeError("the server did not start:\n" + "".join(self.said))
-        threading.Thread(
-            target=lambda: self.said.extend(self._process.stdout), daemon=True
-        ).start()
+        threading.Thread(target=lambda: self.said.extend(self._process.stdout), daemon=True).start()
 
     @property
     def pid(self):

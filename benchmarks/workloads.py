@@ -56,8 +56,12 @@ def make_workloads(folder):
         _workload("W1 c16", "1 row, JSON", fraud, one, records(one), RECORDS, 16, 0.70),
         _workload("W2j", "1,000 rows, JSON", fraud, thousand, records(thousand), RECORDS, 4),
         _workload("W2b", "1,000 rows, Arrow", fraud, thousand, arrow_file(thousand), ARROW, 4),
-        _workload("W2t", "1,000 rows, trees", trees, house := house_rows(), arrow_file(house), ARROW, 4),
-        _workload("W3", "10,000 rows, Arrow", fraud, ten_thousand, arrow_file(ten_thousand), ARROW, 2),
+        _workload(
+            "W2t", "1,000 rows, trees", trees, house := house_rows(), arrow_file(house), ARROW, 4
+        ),
+        _workload(
+            "W3", "10,000 rows, Arrow", fraud, ten_thousand, arrow_file(ten_thousand), ARROW, 2
+        ),
         _workload("W4", "one image, Arrow", image, image_row, arrow_file(image_row), ARROW, 4),
     )
     return {workload.name: workload for workload in made}
@@ -105,9 +109,7 @@ def arrow_file(tensor):
 
 def _workload(name, text, published, tensor, body, content_type, connections, limit=1.10):
     artifact, model = published
-    return Workload(
-        name, text, artifact, model, tensor, body, content_type, connections, limit
-    )
+    return Workload(name, text, artifact, model, tensor, body, content_type, connections, limit)
 
 
 def _publish(folder, name, save):
