@@ -13,13 +13,15 @@ import enum
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from engine.codecs.tensors import to_tensor
 from engine.errors import NotFoundError, NotReadyError
-from engine.values import InferResult
+from engine.values import InferResult, Output
 
 if TYPE_CHECKING:
     from engine.sessions.session import ModelSession
-    from engine.values import Frame, ModelIdentity, Output, PipelineIdentity
+    from engine.values import Frame, ModelIdentity, PipelineIdentity, TensorSpec
 
 __all__ = ["DataPlane", "RunningPipeline", "ServedModel", "Status"]
 
@@ -109,7 +111,9 @@ class RunningPipeline:
         """
         session = self._session
         if not frame.rows:
-            return self._result(frame, (), (time.monotonic_ns() - started_ns, 0))
+            return self._result(
+                frame, tuple(map(_no_rows, session.outputs)), (time.monotonic_ns() - started_ns, 0)
+            )
         feeds = [to_tensor(frame, spec) for spec in session.inputs]
         decoded_ns = time.monotonic_ns()
         outputs = session.run(feeds, frame.rows)
@@ -129,6 +133,12 @@ class RunningPipeline:
             pipeline=self.identity,
             partition=self._partition,
         )
+
+
+def _no_rows(spec: TensorSpec) -> Output:
+    """A declared output of a request without rows."""
+    shape = [0, *(axis or 0 for axis in spec.row_shape)]
+    return Output(spec.name, np.empty(shape, spec.element.numpy), per_row=True)
 
 
 class DataPlane:

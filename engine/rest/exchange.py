@@ -223,8 +223,9 @@ class Exchange:
             if not (call.is_quick() and service.slots.try_acquire()):
                 self._queue(call)
                 return
-        except EngineError as error:
-            service.metrics.record_error(error.code)
+        except Exception as error:  # noqa: BLE001 - a caller is never left waiting, bugs included
+            code = error.code if isinstance(error, EngineError) else "internal"
+            service.metrics.record_error(code)
             self._finish(error_reply(error))
             return
         try:
