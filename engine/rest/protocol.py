@@ -25,12 +25,14 @@ from engine.errors import EngineError
 from engine.rest.errors import error_body, error_reply
 from engine.rest.exchange import Exchange, too_large
 from engine.rest.inference import read_head
+from engine.rest.known_head import KnownHead
 from engine.rest.media import JSON_TYPE, Reply
 
 if TYPE_CHECKING:
     from typing import Any, Final
 
     from engine.rest.exchange import Service
+    from engine.rest.inference import CallHead
 
 __all__ = ["EngineProtocol", "sweep"]
 
@@ -68,6 +70,9 @@ class EngineProtocol(HttpToolsProtocol):
         self._other_bytes = 0
         self._exchange: Exchange | None = None  # the request being parsed, if it is an inference
         self._parsed: Any = None  # the request being parsed, of either kind
+        self._is_between = True  # no byte of the next request was parsed yet
+        self._lesson: tuple[CallHead, bytes] | None = None  # of a head that is worth knowing
+        self._known: KnownHead | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone: what was held for it is given back."""
@@ -79,6 +84,9 @@ class EngineProtocol(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         """Parse what arrived, within the limits."""
         if self._is_lingering:
+            return
+        is_between = self._is_between
+        if is_between and self._known is not None and self._take_known(self._known, data):
             return
         if self._is_in_head:
             self._head_bytes += len(data)
@@ -95,15 +103,18 @@ class EngineProtocol(HttpToolsProtocol):
             self._refuse(self._refusal)
         if self._is_in_head and self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(_head_too_large())
+        if is_between and self._is_between and self._lesson is not None:
+            self._known = KnownHead.learn(data, *self._lesson)
 
     def on_message_begin(self) -> None:
         """A new request; uvicorn's own dictionary for it is only made when it is needed."""
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
-        self._exchange = self._parsed = None
+        self._exchange = self._parsed = self._lesson = None
         self._other_bytes = 0
         self._is_in_head = True
+        self._is_between = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take one header."""
@@ -143,7 +154,7 @@ class EngineProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """The request is whole; what is left of the connection's time belongs to the engine."""
         self._deadline_s = None
-        self._is_in_head = True
+        self._is_in_head = self._is_between = True
         self._parsed = None
         if self._exchange is None:
             super().on_message_complete()
@@ -236,23 +247,49 @@ class EngineProtocol(HttpToolsProtocol):
 
     def _start_exchange(self, pipeline_name: str | None) -> None:
         headers = dict(self.headers)
-        length = headers.get(b"content-length")
-        exchange = Exchange(
-            self,
-            self.service,
-            length=None if length is None else int(length),
-            keep_alive=self._may_keep_alive(),
-        )
+        text = headers.get(b"content-length")
+        length = None if text is None else int(text)
+        keep_alive = self._may_keep_alive()
+        exchange = Exchange(self, self.service, length=length, keep_alive=keep_alive)
+        authorization = headers.get(b"authorization", b"")
         try:
             if self.service.tokens is not None:
-                self.service.tokens.check(headers.get(b"authorization", b""))
-            if length is not None and int(length) > self.service.max_body_bytes:
+                self.service.tokens.check(authorization)
+            if length is not None and length > self.service.max_body_bytes:
                 self._stop(self._count(too_large(self.service.max_body_bytes)))
             query = self.url.partition(b"?")[2]
-            exchange.accept(read_head(pipeline_name, query, headers))
+            head = read_head(pipeline_name, query, headers)
+            exchange.accept(head)
+            if keep_alive and length is not None and not self.expect_100_continue:
+                self._lesson = head, authorization
         except EngineError as error:
             exchange.reject(error)
         self._exchange = self._parsed = exchange
+        self._take_its_turn(exchange)
+
+    def _take_known(self, known: KnownHead, data: bytes) -> bool:
+        """Take a whole request with the head of the one before; False leaves it to the parser.
+
+        What is to be refused is left to the parser too, so that it is refused in one place.
+        """
+        body = known.body_of(data)
+        if body is None:
+            return False
+        exchange = Exchange(self, self.service, length=len(body), keep_alive=True)
+        try:
+            if self.service.tokens is not None:
+                self.service.tokens.check(known.authorization)
+            exchange.feed(body)
+        except EngineError:
+            return False
+        self._deadline_s = None
+        self.expect_100_continue = False
+        exchange.accept(known.call)
+        exchange.complete()
+        self._take_its_turn(exchange)
+        return True
+
+    def _take_its_turn(self, exchange: Exchange) -> None:
         earlier = self.cycle
         self.cycle = exchange
         if earlier is None or earlier.response_complete:
@@ -310,6 +347,7 @@ class EngineProtocol(HttpToolsProtocol):
         if self._is_lingering or self.transport.is_closing():
             return
         self._is_lingering = True
+        self._lesson = None
         cycle = self.cycle
         if self.pipeline or not (cycle is None or cycle.response_complete or cycle is self._parsed):
             self._close_after_reply()  # an earlier request is still to be answered
