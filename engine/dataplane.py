@@ -16,13 +16,15 @@ import enum
 import time
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from engine.batching.batch import merge, split
 from engine.batching.cost import RunCost
 from engine.batching.trial import try_together
 from engine.codecs.tensors import to_tensor
 from engine.errors import InternalError, NotFoundError, NotReadyError
 from engine.request import answer
-from engine.values import InferResult
+from engine.values import InferResult, Output
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from engine.metrics import Metrics
     from engine.request import InferRequest
     from engine.sessions.session import ModelSession
-    from engine.values import Array, Frame, ModelIdentity, Output, PipelineIdentity
+    from engine.values import Array, Frame, ModelIdentity, PipelineIdentity, TensorSpec
 
 __all__ = ["DataPlane", "RunningPipeline", "ServedModel", "Status"]
 
@@ -150,7 +152,9 @@ class RunningPipeline:
         """
         session = self._session
         if not frame.rows:
-            return self._result(frame, (), (time.monotonic_ns() - started_ns, 0))
+            return self._result(
+                frame, tuple(map(_no_rows, session.outputs)), (time.monotonic_ns() - started_ns, 0)
+            )
         feeds = [to_tensor(frame, spec) for spec in session.inputs]
         decoded_ns = time.monotonic_ns()
         outputs = session.run(feeds, frame.rows)
@@ -170,6 +174,12 @@ class RunningPipeline:
             pipeline=self.identity,
             partition=self._partition,
         )
+
+
+def _no_rows(spec: TensorSpec) -> Output:
+    """A declared output of a request without rows."""
+    shape = [0, *(axis or 0 for axis in spec.row_shape)]
+    return Output(spec.name, np.empty(shape, spec.element.numpy), per_row=True)
 
 
 class DataPlane:
