@@ -28,7 +28,7 @@ from engine.errors import StartupError
 from engine.loading import load_pipeline
 from engine.metrics import Metrics
 from engine.rest.app import metrics_app, rest_app
-from engine.rest.exchange import Service
+from engine.rest.exchange import BodyBudget, Service
 from engine.rest.protocol import sweep
 from engine.rest.server import HttpServer, TlsFiles, listen
 from engine.rest.tokens import TokenFile
@@ -99,6 +99,7 @@ class _Engine:
             plane=self.plane,
             slots=self.slots,
             metrics=Metrics(),
+            budget=BodyBudget(config.queue_max_bytes),
             max_body_bytes=config.max_body_bytes,
             request_timeout_s=config.request_timeout_s,
             records_by_default=config.inference_response == "records",

@@ -1,8 +1,9 @@
 """Arrow columns as numpy arrays, without a copy wherever the values lie side by side in memory.
 
 Rules that hold here:
-- A null is found before a list is flattened: ``flatten`` drops null rows, and every row after them
-  would move up. ``flatten`` honours a slice's offset, ``values`` would not.
+- A null is found before a list is opened: behind a null row lie values that belong to nobody.
+- A list's values are sliced here, since ``values`` ignores the slice that the list itself is.
+  ``flatten`` would do, but imports all of pyarrow.compute on its first call and takes 3 us.
 - ``to_numpy`` is not used for numbers: it looks for pandas, and imports it where there is one.
 """
 
@@ -18,29 +19,46 @@ from engine.errors import SchemaMismatchError
 if TYPE_CHECKING:
     from engine.values import Array
 
-__all__ = ["flatten_column", "is_list", "leaf_array", "null_text", "uniform_rows"]
+__all__ = [
+    "arrow_array",
+    "flatten_column",
+    "is_list",
+    "leaf_array",
+    "list_values",
+    "null_text",
+    "uniform_rows",
+]
 
-_NUMPY_TYPES = {
-    kind.id: np.dtype(name)
-    for kind, name in (
-        (pa.float16(), "float16"),
-        (pa.float32(), "float32"),
-        (pa.float64(), "float64"),
-        (pa.int8(), "int8"),
-        (pa.int16(), "int16"),
-        (pa.int32(), "int32"),
-        (pa.int64(), "int64"),
-        (pa.uint8(), "uint8"),
-        (pa.uint16(), "uint16"),
-        (pa.uint32(), "uint32"),
-        (pa.uint64(), "uint64"),
+_ARROW_TYPES = {
+    np.dtype(name): kind
+    for name, kind in (
+        ("float16", pa.float16()),
+        ("float32", pa.float32()),
+        ("float64", pa.float64()),
+        ("int8", pa.int8()),
+        ("int16", pa.int16()),
+        ("int32", pa.int32()),
+        ("int64", pa.int64()),
+        ("uint8", pa.uint8()),
+        ("uint16", pa.uint16()),
+        ("uint32", pa.uint32()),
+        ("uint64", pa.uint64()),
     )
 }
-
-
+_NUMPY_TYPES = {kind.id: dtype for dtype, kind in _ARROW_TYPES.items()}
 _LIST_TYPES = frozenset(
     kind.id for kind in (pa.list_(pa.null()), pa.large_list(pa.null()), pa.list_(pa.null(), 1))
 )
+
+
+def arrow_array(values: Array) -> pa.Array:
+    """Flat values as Arrow: numbers as a view of the array, booleans and text as new memory."""
+    kind = _ARROW_TYPES.get(values.dtype)
+    if kind is None:
+        text = values.dtype.kind in "OU"
+        return pa.array(values.tolist(), pa.string() if text else pa.bool_())
+    values = np.ascontiguousarray(values)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
 
 
 def leaf_array(values: pa.Array) -> Array:
@@ -62,7 +80,7 @@ def uniform_rows(values: pa.Array) -> Array | None:
         return leaf_array(values)
     if not is_list(values.type) or not len(values):
         return None
-    flat = values.flatten()
+    flat = list_values(values)
     if flat.type.id not in _NUMPY_TYPES or flat.null_count or len(flat) % len(values):
         return None
     width = len(flat) // len(values)
@@ -106,14 +124,24 @@ def is_list(kind: pa.DataType) -> bool:
     return kind.id in _LIST_TYPES
 
 
+def list_values(values: pa.Array) -> pa.Array:
+    """The values of a list array without nulls, one after the other; a view."""
+    if pa.types.is_fixed_size_list(values.type):
+        size = values.type.list_size
+        return values.values.slice(values.offset * size, len(values) * size)
+    offsets = leaf_array(values.offsets)
+    first = int(offsets[0]) if len(offsets) else 0
+    return values.values.slice(first, int(offsets[-1]) - first if len(offsets) else 0)
+
+
 def _checked_flatten(values: pa.Array, name: str) -> tuple[pa.Array, int]:
     """One level of lists to its values, which are a view that honours a slice's offset."""
     if values.null_count:
         raise SchemaMismatchError(null_text(name, values, len(values)))
     if pa.types.is_fixed_size_list(values.type):
-        return values.flatten(), values.type.list_size
+        return list_values(values), values.type.list_size
     if not len(values):
-        return values.flatten(), 0
+        return list_values(values), 0
     lengths = _lengths(values)
     width = int(lengths[0])
     if (lengths != width).any():
@@ -122,7 +150,7 @@ def _checked_flatten(values: pa.Array, name: str) -> tuple[pa.Array, int]:
             f"column {name!r} is ragged: list {row} has {lengths[row]} values, list 0 has {width}; "
             "a tensor needs lists of equal length"
         )
-    return values.flatten(), width
+    return list_values(values), width
 
 
 def null_text(name: str, values: pa.Array, rows: int) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
+from engine.codecs.arrow_columns import arrow_array, list_values
 from engine.codecs.dataset import EVERYTHING, Dataset
 from engine.errors import SchemaMismatchError
 
@@ -105,17 +106,17 @@ def _list_array(array: pa.Array) -> pa.Array:
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     kind = array.type
-    if pa.types.is_fixed_size_list(kind):
-        values = _list_array(array.flatten())
-        offsets = np.arange(
-            0, (len(array) + 1) * kind.list_size, kind.list_size or 1, dtype=np.int32
-        )
-        offsets = (
-            offsets[: len(array) + 1] if kind.list_size else np.zeros(len(array) + 1, np.int32)
-        )
-        item = pa.field("item", values.type)
-        return pa.ListArray.from_arrays(pa.array(offsets), values, type=pa.list_(item))
-    return array
+    if not pa.types.is_fixed_size_list(kind) or array.null_count:
+        return array
+    values = _list_array(list_values(array))
+    item = pa.field("item", values.type)
+    return _equal_lists(values, len(array), kind.list_size, item)
+
+
+def _equal_lists(values: pa.Array, count: int, width: int, item: pa.Field) -> pa.Array:
+    """Group values into variable lists that all have the same length."""
+    offsets = arrow_array(np.arange(count + 1, dtype=np.int32) * np.int32(width))
+    return pa.ListArray.from_arrays(offsets, values, type=pa.list_(item))
 
 
 def _list_shape(column: Column) -> list[int | None]:
@@ -140,13 +141,10 @@ def _output_array(values: Array) -> pa.Array:
         first = _output_array(values[0])
         return pa.array([value.tolist() for value in values], pa.list_(_inner(first.type)))
     flat = values.ravel()
-    array = pa.array(flat, pa.string()) if flat.dtype.kind == "O" else pa.array(flat)
+    array = arrow_array(flat)
     for axis in range(values.ndim - 1, 0, -1):
         count = int(np.prod(values.shape[:axis]))
-        offsets = np.arange(count + 1, dtype=np.int32) * values.shape[axis]
-        array = pa.ListArray.from_arrays(
-            pa.array(offsets), array, type=pa.list_(_inner(array.type))
-        )
+        array = _equal_lists(array, count, values.shape[axis], _inner(array.type))
     return array
 
 

@@ -6,8 +6,8 @@ answered in order whichever way each of them goes, and has the few attributes th
 Rules that hold here:
 - Everything runs on the event loop, but for what ``Slots`` runs.
 - A body of known length is filled into one buffer; one that came in one piece is not copied.
-- The bytes of bodies that wait are counted against the line's bound, so that many slow uploads
-  cannot take all memory.
+- The bytes of all bodies that are held, arriving or waiting, have one bound: many slow uploads
+  cannot take all memory. They are given back exactly once, when the exchange ends in any way.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from engine.errors import DeadlineExceededError, EngineError, PayloadTooLargeError
+from engine.errors import DeadlineExceededError, EngineError, OverloadedError, PayloadTooLargeError
 from engine.rest.errors import error_reply
 from engine.rest.inference import Call
 from engine.sessions.slots import Job
@@ -31,7 +31,33 @@ if TYPE_CHECKING:
     from engine.rest.tokens import TokenFile
     from engine.sessions.slots import Slots
 
-__all__ = ["Exchange", "Service"]
+__all__ = ["BodyBudget", "Exchange", "Service", "too_large"]
+
+
+class BodyBudget:
+    """The bytes of request bodies that may be held at a time; used on the event loop only."""
+
+    def __init__(self, max_bytes: int) -> None:
+        """Make an untouched budget of ``max_bytes``."""
+        self._max_bytes = max_bytes
+        self._held_bytes = 0
+
+    def take(self, size_bytes: int) -> None:
+        """Hold more bytes.
+
+        Raises:
+            OverloadedError: that would be more than the bound; nothing was taken.
+        """
+        if self._held_bytes + size_bytes > self._max_bytes:
+            raise OverloadedError(
+                f"the bodies of the requests that are waiting hold {self._held_bytes} bytes "
+                f"(limit: QUEUE_MAX_BYTES={self._max_bytes}): try again shortly"
+            )
+        self._held_bytes += size_bytes
+
+    def give_back(self, size_bytes: int) -> None:
+        """Hold fewer bytes."""
+        self._held_bytes -= size_bytes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -42,6 +68,7 @@ class Service:
         plane: answers the requests.
         slots: bounds the runs.
         metrics: counts them.
+        budget: bounds the bodies that are held.
         max_body_bytes: largest accepted body.
         request_timeout_s: after this long a request that still waits is answered with 504.
         records_by_default: whether ``/infer`` answers records without being asked.
@@ -51,6 +78,7 @@ class Service:
     plane: DataPlane
     slots: Slots
     metrics: Metrics
+    budget: BodyBudget
     max_body_bytes: int
     request_timeout_s: float
     records_by_default: bool
@@ -75,6 +103,7 @@ class Exchange:
         "_error",
         "_filled",
         "_head",
+        "_held_bytes",
         "_is_turn",
         "_length",
         "_protocol",
@@ -103,6 +132,7 @@ class Exchange:
         self._length = length
         self._body: bytes | bytearray = b""
         self._filled = 0
+        self._held_bytes = 0
         self._head: CallHead | None = None
         self._error: EngineError | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -127,12 +157,15 @@ class Exchange:
 
         Raises:
             PayloadTooLargeError: it is larger than is accepted; nothing more may be read.
+            OverloadedError: too much is held already; nothing more may be read.
         """
         self._filled += len(chunk)
         if self._filled > self._service.max_body_bytes:
             raise too_large(self._service.max_body_bytes)
         if self._error is not None:
             return
+        self._service.budget.take(len(chunk))
+        self._held_bytes += len(chunk)
         if self._filled == len(chunk):
             self._body = chunk  # the first piece, most often the only one
             return
@@ -159,6 +192,16 @@ class Exchange:
         self._is_turn = True
         if self.is_complete:
             self._begin()
+
+    def abandon(self) -> None:
+        """The connection is gone; what is queued already is skipped or ends by itself."""
+        self.disconnected = True
+        self._release()
+
+    def _release(self) -> None:
+        self._service.budget.give_back(self._held_bytes)
+        self._held_bytes = 0
+        self._body = b""
 
     def _begin(self) -> None:
         if self._error is not None or self._head is None:
@@ -219,7 +262,7 @@ class Exchange:
         if self.response_complete:
             return
         self.response_complete = True
-        self._body = b""
+        self._release()
         if not self.disconnected:
             self._protocol.write_reply(reply, keep_alive=self.keep_alive)
 

@@ -69,6 +69,13 @@ class EngineProtocol(HttpToolsProtocol):
         self._exchange: Exchange | None = None  # the request being parsed, if it is an inference
         self._parsed: Any = None  # the request being parsed, of either kind
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone: what was held for it is given back."""
+        for cycle in (self.cycle, *(waiting for waiting, _ in self.pipeline)):
+            if isinstance(cycle, Exchange):
+                cycle.abandon()
+        super().connection_lost(exc)
+
     def data_received(self, data: bytes) -> None:
         """Parse what arrived, within the limits."""
         if self._is_lingering:
@@ -80,7 +87,7 @@ class EngineProtocol(HttpToolsProtocol):
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade:
-            self._refuse(_plain_reply(400, "protocol upgrades are not supported"))
+            self._close_after_reply()  # offered, as Java's client does, and not taken
         except httptools.HttpParserError as error:
             if self._refusal is None:
                 text = f"this is not valid HTTP: {error}"
@@ -147,6 +154,8 @@ class EngineProtocol(HttpToolsProtocol):
         """A reply is out: the next request may begin, or take its time."""
         super().on_response_complete()
         self._unset_keepalive_if_required()
+        if self.flow.write_paused:
+            self.flow.pause_reading()
         if self._deadline_s is None:
             self._set_deadline(float(self.timeout_keep_alive), 0)
 
@@ -182,7 +191,9 @@ class EngineProtocol(HttpToolsProtocol):
         """The client has caught up."""
         super().resume_writing()
         self.flow.resume_reading()
-        self._set_deadline(float(self.timeout_keep_alive), 0)
+        self._deadline_s = None
+        if self.cycle is None or self.cycle.response_complete:
+            self._set_deadline(float(self.timeout_keep_alive), 0)
 
     def check_deadline(self, now_s: float) -> None:
         """Close a connection that is idle, sends or reads too slowly."""
@@ -224,7 +235,7 @@ class EngineProtocol(HttpToolsProtocol):
             self,
             self.service,
             length=None if length is None else int(length),
-            keep_alive=self.parser.should_keep_alive(),
+            keep_alive=self._may_keep_alive(),
         )
         try:
             if self.service.tokens is not None:
@@ -245,6 +256,20 @@ class EngineProtocol(HttpToolsProtocol):
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((exchange, self.app))
+
+    def _may_keep_alive(self) -> bool:
+        parser = self.parser
+        return (
+            parser.should_keep_alive()
+            and not parser.should_upgrade()
+            and parser.get_http_version() != "1.0"
+        )
+
+    def _close_after_reply(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.close()
+        else:
+            self.cycle.keep_alive = False
 
     def _start_other(self) -> None:
         """Give the request to uvicorn's way, with the dictionary that it wants."""
@@ -281,7 +306,7 @@ class EngineProtocol(HttpToolsProtocol):
         self._is_lingering = True
         cycle = self.cycle
         if self.pipeline or not (cycle is None or cycle.response_complete or cycle is self._parsed):
-            cycle.keep_alive = False  # an earlier request is still to be answered: close after it
+            self._close_after_reply()  # an earlier request is still to be answered
             return
         if self._parsed is not None:
             self._parsed.response_complete = self._parsed.disconnected = True
