@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from engine.codecs.tensors import to_tensor
@@ -18,10 +19,10 @@ from engine.errors import NotFoundError, NotReadyError
 from engine.values import InferResult
 
 if TYPE_CHECKING:
-    from engine.sessions.session import ModelSession
-    from engine.values import Frame, ModelIdentity, Output, PipelineIdentity
+    from engine.pipeline.plan import Plan
+    from engine.values import Frame, ModelIdentity, PipelineIdentity
 
-__all__ = ["DataPlane", "RunningPipeline", "ServedModel", "Status"]
+__all__ = ["DataPlane", "RunCost", "RunningPipeline", "ServedModel", "Status"]
 
 
 class Status(enum.Enum):
@@ -65,33 +66,38 @@ class RunCost:
 
 
 class RunningPipeline:
-    """A loaded pipeline: one step with one model."""
+    """A loaded pipeline.
+
+    Attributes:
+        identity: its name and version.
+        inputs: what a request must hold.
+        models: as ``GET /models`` lists them.
+        cost: how long its runs take.
+    """
 
     def __init__(
         self,
         identity: PipelineIdentity,
-        session: ModelSession,
+        plan: Plan,
         models: tuple[ServedModel, ...],
         partition: str,
+        cost: RunCost,
     ) -> None:
-        """Put a loaded model to use.
+        """Put loaded models to use.
 
         Args:
             identity: the pipeline's name and version.
-            session: its model, loaded.
+            plan: what is done with a request; started.
             models: as ``GET /models`` lists them.
             partition: name of the edge or host, repeated in every record.
+            cost: what warming up told about runs; goes on learning.
         """
         self.identity = identity
-        self.inputs = session.inputs
+        self.inputs = plan.inputs
         self.models = models
-        self.cost = RunCost()
-        self._session = session
+        self.cost = cost
+        self._plan = plan
         self._partition = partition
-
-    def warm_up(self) -> str | None:
-        """Run generated rows and learn what they cost; returns why that failed, or None."""
-        return self._session.warm_up(self.cost.learn)
 
     def infer(self, frame: Frame, started_ns: int) -> InferResult:
         """Run a request's rows on the calling thread.
@@ -104,31 +110,28 @@ class RunningPipeline:
             The answer; its arrays live as long as it does.
 
         Raises:
-            SchemaMismatchError: the rows do not fit the model.
-            InferenceFailedError: the model raised.
+            SchemaMismatchError: the rows do not fit the pipeline.
+            InferenceFailedError: a model raised.
         """
-        session = self._session
-        if not frame.rows:
-            return self._result(frame, (), (time.monotonic_ns() - started_ns, 0))
-        feeds = [to_tensor(frame, spec) for spec in session.inputs]
-        decoded_ns = time.monotonic_ns()
-        outputs = session.run(feeds, frame.rows)
-        run_ns = time.monotonic_ns() - decoded_ns
-        self.cost.learn(frame.rows, run_ns)
-        return self._result(frame, outputs, (decoded_ns - started_ns, run_ns))
-
-    def _result(
-        self, frame: Frame, outputs: tuple[Output, ...], elapsed_ns: tuple[int, ...]
-    ) -> InferResult:
+        answer = self._plan.run(frame.columns, frame.rows, partial(to_tensor, frame))
+        if frame.rows:
+            self.cost.learn(frame.rows, time.monotonic_ns() - answer.decoded_ns)
         return InferResult(
             frame=frame,
-            outputs=outputs,
+            outputs=answer.outputs,
             time_ms=time.time_ns() // 1_000_000,
-            elapsed_ns=elapsed_ns,
-            model=self._session.identity,
+            elapsed_ns=(answer.decoded_ns - started_ns, *answer.steps_ns),
+            model=answer.model,
             pipeline=self.identity,
             partition=self._partition,
+            checks=answer.checks,
+            shadows=answer.shadows,
+            row_models=answer.row_models,
         )
+
+    def close(self, timeout_s: float) -> bool:
+        """End the threads of its challengers; whether they ended in time."""
+        return self._plan.close(timeout_s)
 
 
 class DataPlane:
@@ -200,6 +203,10 @@ class DataPlane:
     def fail(self, reason: str) -> None:
         """Tell that what was being loaded cannot be served."""
         self._failure = reason
+
+    def close(self, timeout_s: float) -> bool:
+        """End the threads of the running pipeline; whether they ended in time."""
+        return self._running is None or self._running.close(timeout_s)
 
     def drain(self) -> None:
         """Answer what comes, but be no longer ready."""

@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import orjson
 
 from engine.errors import SchemaMismatchError
+from engine.values import SPLIT_COLUMN
 
 if TYPE_CHECKING:
-    from engine.values import Array, InferResult, Output
+    from collections.abc import Iterable
+
+    from engine.values import Array, CheckResult, InferResult, Output, Shadow
 
 __all__ = ["write_legacy"]
 
@@ -50,7 +54,9 @@ def write_legacy(result: InferResult) -> bytes:
     original = result.frame.original
     return b"".join(
         (
-            b'[{"check_failures":[],"elapsed":',
+            b'[{"check_failures":',
+            b"[]" if result.checks is None else _write_failures(result.checks),
+            b',"elapsed":',
             orjson.dumps(result.elapsed_ns),
             b',"model_name":',
             orjson.dumps(result.model.name),
@@ -58,12 +64,38 @@ def write_legacy(result: InferResult) -> bytes:
             orjson.dumps(result.model.version),
             b',"original_data":',
             b"null" if original is None else orjson.dumps(original),
-            b',"outputs":[',
-            b",".join(map(_write_output, result.outputs)),
-            b'],"pipeline_name":',
+            b',"outputs":',
+            _write_outputs(result.outputs),
+            b',"pipeline_name":',
             orjson.dumps(result.pipeline.id),
-            b',"shadow_data":{},"time":%d}]' % result.time_ms,
+            b',"shadow_data":',
+            _write_shadows(result.shadows),
+            b',"time":%d}]' % result.time_ms,
         )
+    )
+
+
+def _write_failures(checks: CheckResult) -> bytes:
+    """One entry for each row and check that is true, rows first: as many as the counts say."""
+    if not checks.count.any():
+        return b"[]"
+    printed = [failure for failure, _ in checks.verdicts]
+    _, found = np.nonzero(np.stack([flag for _, flag in checks.verdicts], axis=1))
+    return orjson.dumps([printed[check] for check in found])
+
+
+def _write_shadows(shadows: Iterable[Shadow]) -> bytes:
+    members = [
+        orjson.dumps(shadow.model_name) + b":" + _write_outputs(shadow.outputs)
+        for shadow in sorted(shadows, key=lambda shadow: shadow.model_name)
+    ]
+    return b"{%b}" % b",".join(members)
+
+
+def _write_outputs(outputs: Iterable[Output]) -> bytes:
+    """The outputs alone: they are told apart by position, so no other column may stand there."""
+    return b"[%b]" % b",".join(
+        [_write_output(output) for output in outputs if output.name != SPLIT_COLUMN]
     )
 
 

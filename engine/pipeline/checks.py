@@ -25,6 +25,7 @@ from engine.pipeline.check_text import compile_text
 from engine.pipeline.check_tree import read_check
 from engine.pipeline.check_validation import read_validations
 from engine.pipeline.document import Node
+from engine.values import CheckResult
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -33,7 +34,7 @@ if TYPE_CHECKING:
     from engine.pipeline.check_validation import Positions
     from engine.values import Array, Column, TensorSpec
 
-__all__ = ["CheckResult", "Checks", "compile_checks"]
+__all__ = ["Checks", "compile_checks"]
 
 _RESERVED_NAME = "count"
 
@@ -46,30 +47,6 @@ class _Check:
     verdict: Slot
     place: str
     failure: Mapping[str, Mapping[str, str]]
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class CheckResult:
-    """What the checks found.
-
-    Attributes:
-        count: uint32 ``[rows]``, how many checks are true.
-        flags: per name, bool ``[rows]``, whether the check is true; in the checks' order.
-        verdicts: per check (two may share a name), what the legacy reply prints for it and its
-            bool ``[rows]``.
-    """
-
-    count: Array
-    flags: Mapping[str, Array]
-    verdicts: tuple[tuple[Mapping[str, object], Array], ...]
-
-    def failures(self) -> list[Mapping[str, object]]:
-        """The legacy ``check_failures``: one entry per row and check that is true, rows first."""
-        if not self.count.any():
-            return []
-        printed = [failure for failure, _ in self.verdicts]
-        _, checks = np.nonzero(np.stack([flag for _, flag in self.verdicts], axis=1))
-        return [printed[check] for check in checks]
 
 
 class Checks:
@@ -119,6 +96,11 @@ class Checks:
                     "it must be true or false for each row"
                 )
         return tuple(warnings)
+
+    def without_rows(self) -> CheckResult:
+        """The result for a request without rows."""
+        flags = {name: np.zeros(0, bool) for name in self.names}
+        return CheckResult(np.zeros(0, np.uint32), flags, ())
 
     def evaluate(self, columns: Mapping[str, Column | Array], rows: int) -> CheckResult:
         """Check the rows of one request.

@@ -292,7 +292,7 @@ def test_zero_rows_have_no_verdicts():
 
     assert result.count.tolist() == []
     assert result.flags["y"].tolist() == []
-    assert result.failures() == []
+    assert result.verdicts[0][1].tolist() == []
 
 
 def test_one_name_twice_counts_twice_and_shows_the_last():
@@ -313,18 +313,6 @@ def test_a_check_called_count_is_dropped_with_a_warning():
     assert result.count.tolist() == [1, 1]
     assert "$.tree[0]" in checks.warnings[0]
     assert "rename" in checks.warnings[0]
-
-
-def test_legacy_failures_are_one_per_row_and_check():
-    result = compile_checks([check("out.a > 0"), check("out.a > 5", "y")]).evaluate(
-        {"out.a": np.array([1.0, 9.0, 0.0])}, 3
-    )
-
-    assert result.failures() == [
-        {"True": {"expr": "x"}},
-        {"True": {"expr": "x"}},
-        {"True": {"expr": "y"}},
-    ]
 
 
 def test_readable_checks_may_stand_in_the_tree():
