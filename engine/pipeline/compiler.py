@@ -40,10 +40,11 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from engine.pipeline.actions import Action, Model
+    from engine.pipeline.checks import Checks
     from engine.pipeline.definition import DefinitionDraft, PipelineDefinition
     from engine.pipeline.stages import Member, Stage
     from engine.pipeline.steps import ModelKey
-    from engine.values import CheckResult
+    from engine.values import CheckResult, TensorSpec
 
 __all__ = ["compile_plan"]
 
@@ -85,15 +86,16 @@ class _Compiler:
         self._signature = Signature()
         self._client_columns = _client_columns(self._stages)
         self._warnings: list[str] = []
-        self._checks: list[Check] = []
+        self._checks: list[tuple[Checks, Signature]] = []
         self._last: list[Model] = []
         self._model_steps = 0
 
     def compile(self) -> Plan:
         actions = [self._action(index, stage) for index, stage in enumerate(self._stages)]
+        self._validate()
         checks: CheckResult | None = None
-        for check in self._checks:
-            checks = merge_checks(checks, check.checks.without_rows())
+        for check, _ in self._checks:
+            checks = merge_checks(checks, check.without_rows())
         no_rows = Answer((), self._last[-1].identity, 0, (0,) * self._model_steps, checks)
         return Plan(actions, self._signature.request_inputs, no_rows, self._warnings)
 
@@ -209,13 +211,18 @@ class _Compiler:
                 "after ColumnsToRows the rows are not the request's: check before it",
             )
         checks = compile_checks(stage.trees, places=stage.places, positions=signature.positions)
-        self._warnings.extend(checks.warnings)
-        found: dict[str, None] = {}
-        for columns in signature.checked(self._client_columns):
-            found.update(dict.fromkeys(checks.validate(columns)))
-        self._warnings.extend(found)
-        self._checks.append(Check(checks))
-        return self._checks[-1]
+        self._checks.append((checks, signature))
+        return Check(checks)
+
+    def _validate(self) -> None:
+        """Hold every check to the columns there are, once it is known what requests hold."""
+        columns: dict[str, TensorSpec | None] = dict.fromkeys(self._client_columns)
+        columns |= {spec.name: spec for spec in self._signature.request_inputs}
+        request = {f"in.{name}": spec for name, spec in columns.items()}
+        for checks, signature in self._checks:
+            found = [checks.validate(request | given) for given in signature.results]
+            self._warnings.extend(checks.warnings)
+            self._warnings.extend(dict.fromkeys(line for lines in found for line in lines))
 
 
 def _first_model(stage: Stage) -> ModelKey | None:

@@ -153,12 +153,11 @@ class Signature:
             keeps_rows and self.keeps_rows,
         )
 
-    def checked(self, client_columns: Sequence[str]) -> list[dict[str, TensorSpec | None]]:
-        """Per alternative, the columns that a check may name, as ``in.NAME`` and ``out.NAME``."""
-        columns: dict[str, TensorSpec | None] = {f"in.{name}": None for name in client_columns}
-        columns |= {f"in.{spec.name}": spec for spec in self.request_inputs}
+    @property
+    def results(self) -> list[dict[str, TensorSpec | None]]:
+        """Per alternative, the columns of the last model, as ``out.NAME``."""
         return [
-            columns | {f"out.{name}": spec for name, spec in given.columns.items()}
+            {f"out.{name}": spec for name, spec in given.columns.items()}
             for given in self.given or (_Given("the request", {}),)
         ]
 

@@ -38,6 +38,7 @@ def columns_of_sequence(name: str, value: object) -> list[Output]:
 
 def found_spec(output: Output) -> TensorSpec:
     """What a run showed of an output that the model does not declare as a tensor."""
-    dtype = str(output.values.dtype)
-    element = next(element for element in ELEMENT_TYPES.values() if element.numpy == dtype)
+    dtype = output.values.dtype
+    named = {element.numpy: element for element in ELEMENT_TYPES.values()}
+    element = named.get(str(dtype), ELEMENT_TYPES["string"])  # texts of a sequence have a width
     return TensorSpec(output.name, element, (None, *output.values.shape[1:]))
