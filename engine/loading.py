@@ -11,7 +11,9 @@ import hashlib
 import threading
 from typing import TYPE_CHECKING
 
-from engine.dataplane import RunCost, RunningPipeline, ServedModel
+from engine.batching.cost import RunCost
+from engine.batching.line import BatchPolicy
+from engine.dataplane import RunningPipeline, ServedModel
 from engine.pipeline.compiler import compile_plan
 from engine.pipeline.definition import DefinitionDraft, parse_definition
 from engine.pipeline.plan import PlanOptions
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from engine.dataplane import DataPlane
-    from engine.pipeline.definition import ModelDraft
+    from engine.pipeline.definition import DynamicBatching, ModelDraft
     from engine.pipeline.steps import ModelKey
     from engine.publish.artifact import Artifact
 
@@ -41,6 +43,7 @@ def load_pipeline(
     plane: DataPlane,
     *,
     threads: int,
+    batch: BatchPolicy,
     accelerator: str,
     partition: str,
     report: Callable[[str], None],
@@ -53,6 +56,7 @@ def load_pipeline(
         url: ``PIPELINE_URL``.
         plane: Is told what is being loaded; does not serve it yet.
         threads: Intra-op threads of each session.
+        batch: How requests are run together, where the model allows it; a published setting wins.
         accelerator: As in ``ACCELERATOR``.
         partition: Name of the edge or host.
         report: Takes the documented start-up lines.
@@ -110,11 +114,27 @@ def load_pipeline(
     for warning in plan.warnings:
         warn(warning)
     plan.start()
-    return RunningPipeline(identity, plan, served, partition, cost)
+    pipeline = RunningPipeline(identity, plan, served, partition, cost)
+    joint = [key for key, session in sessions.items() if session is plan.joint_model]
+    published = definition.models[joint[0]].dynamic_batching if joint else None
+    report(f"Batching: {pipeline.allow_batches(_policy(published, batch))}")
+    return pipeline
 
 
 def _learn_nothing(_rows: int, _run_ns: int) -> None:
     """Take no notice of a warm-up run."""
+
+
+def _policy(published: DynamicBatching | None, default: BatchPolicy) -> BatchPolicy:
+    """The published dynamic batching settings, within MAX_BATCH_ROWS; without them the default."""
+    if published is None:
+        return default
+    limit = published.batch_size_limit or default.max_rows
+    return BatchPolicy(
+        min(limit, default.max_rows),
+        target_rows=published.batch_size_target,
+        delay_ns=round(published.max_batch_delay_ms * 1_000_000),
+    )
 
 
 def _version(artifact: Artifact, declared: str | None) -> str:

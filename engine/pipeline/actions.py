@@ -57,6 +57,10 @@ class Model(Protocol):
     def outputs(self) -> tuple[TensorSpec, ...]:
         """What it gives, ordered by name."""
 
+    @property
+    def takes_any_rows(self) -> bool:
+        """Whether one run takes any number of rows."""
+
     def run(self, feeds: Sequence[Array], rows: int) -> tuple[Output, ...]:
         """Run the rows; one tensor per input, in the order of ``inputs``."""
 

@@ -1,7 +1,8 @@
 """A pipeline ready to run: what it does to a request, stage by stage, and what comes out.
 
 Rules that hold here:
-- A pipeline of one model is one call of that model and nothing else.
+- A pipeline of one model is one call of that model and nothing else, but for its checks; several
+  requests may share that call.
 - A plan is immutable and shared; everything of one request is in its ``Flow``.
 """
 
@@ -12,7 +13,7 @@ import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from engine.pipeline.actions import Ensemble, Flow, RunModel
+from engine.pipeline.actions import Check, Ensemble, Flow, RunModel
 from engine.values import Shadow
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ class Plan:
     Attributes:
         inputs: what a request must hold for the first model; for a split, for any of its arms.
         warnings: what the operator should know of the checks.
+        joint_model: the only model, where checks of its results are all that follows: its runs
+            may be shared by several requests. None where there is more to the pipeline.
     """
 
     def __init__(
@@ -88,9 +91,9 @@ class Plan:
         self.inputs = inputs
         self.warnings = tuple(warnings)
         self._actions = tuple(actions)
-        first = self._actions[0]
-        is_single = len(self._actions) == 1 and isinstance(first, RunModel)
-        self._single = first.model if is_single and isinstance(first, RunModel) else None
+        first, rest = self._actions[0], self._actions[1:]
+        is_joint = isinstance(first, RunModel) and all(isinstance(one, Check) for one in rest)
+        self.joint_model = first.model if is_joint and isinstance(first, RunModel) else None
         self._no_rows = no_rows
         self._challengers = [
             challenger
@@ -127,13 +130,40 @@ class Plan:
         """
         if not rows:
             return replace(self._no_rows, decoded_ns=time.monotonic_ns())
-        model = self._single
-        if model is not None:
-            feeds = [read(spec) for spec in model.inputs]
-            decoded_ns = time.monotonic_ns()
-            outputs = model.run(feeds, rows)
-            return Answer(outputs, model.identity, decoded_ns, (time.monotonic_ns() - decoded_ns,))
-        return self._run_actions(Flow(columns, rows, read))
+        model = self.joint_model
+        if model is None:
+            return self._run_actions(Flow(columns, rows, read))
+        feeds = [read(spec) for spec in model.inputs]
+        decoded_ns = time.monotonic_ns()
+        outputs = model.run(feeds, rows)
+        answer = self.after_joint_run(columns, rows, outputs, time.monotonic_ns() - decoded_ns)
+        answer.decoded_ns = decoded_ns
+        return answer
+
+    def after_joint_run(
+        self, columns: Mapping[str, Column], rows: int, outputs: tuple[Output, ...], run_ns: int
+    ) -> Answer:
+        """What is left to do for one request once ``joint_model`` has run.
+
+        Args:
+            columns: the request's columns.
+            rows: how many.
+            outputs: the model's, for these rows.
+            run_ns: how long the run took.
+
+        Returns:
+            The answer, but for ``decoded_ns``.
+
+        Raises:
+            SchemaMismatchError: a column has a type that a check does not take.
+        """
+        answer = Answer(outputs, self._no_rows.model, 0, (run_ns,))
+        if len(self._actions) > 1:
+            flow = Flow(columns, rows, _read_nothing, outputs)
+            for check in self._actions[1:]:
+                check.apply(flow)
+            answer.checks = flow.checks
+        return answer
 
     def _run_actions(self, flow: Flow) -> Answer:
         rows = flow.rows
@@ -151,6 +181,10 @@ class Plan:
             _collect(flow) if flow.works else (),
             flow.row_models,
         )
+
+
+def _read_nothing(spec: TensorSpec) -> Array:
+    raise AssertionError(f"a check read the tensor {spec}")
 
 
 def _collect(flow: Flow) -> tuple[Shadow, ...]:

@@ -59,7 +59,7 @@ def complete(engine, path, body, names, content_type=RECORDS):
     deadline = time.monotonic() + DEADLINE_S
     while True:
         (element,) = post(engine, path, body, content_type).json
-        held = element["shadow_data"] if "shadow_data" in element else element
+        held = element.get("shadow_data", element)
         if all(name in held for name in names):
             return element
         assert time.monotonic() < deadline, element

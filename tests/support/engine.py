@@ -148,7 +148,7 @@ class Engine:
 
     @property
     def metrics_port(self):
-        return int(self.wait_for(r"^Listening: metrics on .*?:(\d+)").group(1))
+        return int(self.wait_for(r"(?i)^Listening: metrics on .*?:(\d+)").group(1))
 
     @property
     def base_url(self):
