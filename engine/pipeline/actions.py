@@ -13,7 +13,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-import orjson
 
 from engine.errors import EngineError, SchemaMismatchError
 from engine.pipeline.outputs import average, fit, join
@@ -167,21 +166,21 @@ class Ensemble:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """One of several models for each row, told by ``SPLIT_COLUMN``."""
+    """One of several models for each row; ``texts`` tell which, in ``SPLIT_COLUMN``."""
 
     router: WeightSplit | KeySplit
     arms: tuple[Model, ...]
+    texts: tuple[str, ...]
 
     def apply(self, flow: Flow) -> None:
         """Choose, run, and put the rows back into their order."""
         route = self.router.choose(flow.columns)
-        texts = [_split_text(arm.identity) for arm in self.arms]
         if isinstance(route, int):
             RunModel(self.arms[route]).apply(flow)
-            told = np.full((flow.rows, 1), texts[route], dtype=object)
+            told = np.full((flow.rows, 1), self.texts[route], dtype=object)
         else:
             _run_rows(flow, self.arms, route)
-            told = np.array(texts, dtype=object)[route][:, np.newaxis]
+            told = np.array(self.texts, dtype=object)[route][:, np.newaxis]
         outputs = (*(flow.outputs or ()), Output(SPLIT_COLUMN, told, per_row=True))
         flow.outputs = tuple(sorted(outputs, key=lambda output: output.name))
 
@@ -283,9 +282,3 @@ def _run_rows(flow: Flow, arms: Sequence[Model], route: Array) -> None:
     flow.steps_ns.append(time.monotonic_ns() - started_ns)
     flow.model = arms[int(route[-1])].identity
     flow.row_models = RowModels(tuple(arm.identity for arm in arms), route)
-
-
-def _split_text(identity: ModelIdentity) -> str:
-    """A split's model as the recorded A/B logs spell it."""
-    fields = {"name": identity.name, "version": identity.version, "sha": identity.sha}
-    return orjson.dumps(fields).decode()

@@ -11,6 +11,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import orjson
+
 from engine.pipeline.actions import (
     Check,
     ColumnsAsRows,
@@ -164,7 +166,8 @@ class _Compiler:
                 for one, name in zip(self._place(path, keys), names, strict=True)
             ]
         self._signature = self._signature.after(placed, told=True)
-        return Split(router, tuple(one.model for one in placed))
+        models = tuple(one.model for one in placed)
+        return Split(router, models, tuple(_split_text(model) for model in models))
 
     def _rows_to_models(self, path: str, step: RowsToModels) -> Action:
         indexes = [row.row_index for row in step.rows]
@@ -223,6 +226,12 @@ class _Compiler:
             found = [checks.validate(request | given) for given in signature.results]
             self._warnings.extend(checks.warnings)
             self._warnings.extend(dict.fromkeys(line for lines in found for line in lines))
+
+
+def _split_text(model: Model) -> str:
+    """A split's model as the recorded A/B logs spell it."""
+    one = model.identity
+    return orjson.dumps({"name": one.name, "version": one.version, "sha": one.sha}).decode()
 
 
 def _first_model(stage: Stage) -> ModelKey | None:

@@ -108,8 +108,10 @@ class Plan:
             challenger.start()
 
     def close(self, timeout_s: float) -> bool:
-        """End the challengers' threads; whether each ended in time."""
-        return all([challenger.close(timeout_s) for challenger in self._challengers])
+        """End the challengers' threads; whether all of them ended in time."""
+        deadline = time.monotonic() + timeout_s
+        ended = [one.close(max(deadline - time.monotonic(), 0.0)) for one in self._challengers]
+        return all(ended)
 
     def run(
         self, columns: Mapping[str, Column], rows: int, read: Callable[[TensorSpec], Array]

@@ -9,7 +9,6 @@ Source: the product's SDK, ``add_random_split`` and ``add_key_split``.
 
 from __future__ import annotations
 
-import math
 from bisect import bisect_right
 from itertools import accumulate
 from typing import TYPE_CHECKING
@@ -62,20 +61,24 @@ class WeightSplit:
         if column is None:
             return self._arm(self._draw())
         keys = _scalars(column)
-        arms = [self._arm(self._checked(key, row)) for row, key in enumerate(keys)]
-        return _whole_or_rows(arms)
+        if set(map(type, keys)) <= {float, int}:
+            numbers = np.array(keys, dtype=np.float64)
+            if ((numbers >= 0.0) & (numbers <= 1.0)).all():
+                arms = np.searchsorted(self._bounds, numbers, side="right")
+                return _whole_or_rows(np.minimum(arms, self._last))
+        for row, key in enumerate(keys):
+            self._check(key, row)
+        raise AssertionError("keys that are no numbers from 0 to 1 were all found to be")
 
     def _arm(self, key: float) -> int:
         return min(bisect_right(self._bounds, key), self._last)
 
-    def _checked(self, key: object, row: int) -> float:
-        is_number = isinstance(key, int | float) and not isinstance(key, bool)
-        if not is_number or not 0.0 <= float(key) <= 1.0 or math.isnan(key):  # type: ignore[arg-type]
+    def _check(self, key: object, row: int) -> None:
+        if type(key) not in (int, float) or not 0.0 <= key <= 1.0:  # type: ignore[operator]
             raise SchemaMismatchError(
                 f"$[{row}].{self._hash_key} is {key!r}: the key that chooses the model is a "
                 "number from 0.0 to 1.0"
             )
-        return float(key)  # type: ignore[arg-type]
 
 
 class KeySplit:
@@ -98,7 +101,11 @@ class KeySplit:
         column = columns.get(self._split_key)
         if column is None:
             return 0
-        return _whole_or_rows([self._arm(key) for key in _scalars(column)])
+        keys = _scalars(column)
+        if len({type(key) for key in keys if key is not None}) > 1:
+            return _whole_or_rows(np.array([self._arm(key) for key in keys]))
+        arms = {key: self._arm(key) for key in set(keys)}  # of one type: 1 is not 1.0 nor True
+        return _whole_or_rows(np.array([arms[key] for key in keys]))
 
     def _arm(self, key: object) -> int:
         for text in _spellings(key):
@@ -108,8 +115,17 @@ class KeySplit:
 
 
 def _scalars(column: Column) -> Sequence[object]:
+    """One value per row; a list of one stands for its value, any other list for none."""
     values = column if isinstance(column, list) else column.to_pylist()
-    return [value[0] if isinstance(value, list) and len(value) == 1 else value for value in values]
+    if list not in set(map(type, values)) and dict not in set(map(type, values)):
+        return values
+    return [_scalar(value) for value in values]
+
+
+def _scalar(value: object) -> object:
+    if isinstance(value, list):
+        value = value[0] if len(value) == 1 else None
+    return None if isinstance(value, list | dict) else value
 
 
 def _spellings(key: object) -> Sequence[str]:
@@ -123,5 +139,5 @@ def _spellings(key: object) -> Sequence[str]:
     return (str(key),)
 
 
-def _whole_or_rows(arms: Sequence[int]) -> Route:
-    return arms[0] if len(set(arms)) == 1 else np.array(arms)
+def _whole_or_rows(arms: Array) -> Route:
+    return int(arms[0]) if (arms == arms[0]).all() else arms

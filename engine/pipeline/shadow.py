@@ -70,8 +70,7 @@ class Challenger:
         self._usual_ns = 0.0  # from submission to result; a lost update costs a little staleness
         name = f"shadow-{model.identity.name}"
         self._threads = [
-            threading.Thread(target=self._run, name=f"{name}-{index}", daemon=True)
-            for index in range(threads)
+            threading.Thread(target=self._run, name=f"{name}-{index}") for index in range(threads)
         ]
 
     def start(self) -> None:
@@ -83,7 +82,7 @@ class Challenger:
         """End the threads once what waits is done.
 
         Args:
-            timeout_s: how long to wait; a thread that is still busy then dies with the process.
+            timeout_s: how long to wait; who still runs then cannot be stopped, only left behind.
 
         Returns:
             Whether every thread ended in time.
