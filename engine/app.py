@@ -29,8 +29,8 @@ from engine.errors import StartupError
 from engine.loading import load_pipeline
 from engine.metrics import Metrics
 from engine.rest.app import metrics_app, rest_app
+from engine.rest.connection import sweep
 from engine.rest.exchange import BodyBudget, Service
-from engine.rest.protocol import sweep
 from engine.rest.server import HttpServer, TlsFiles, listen
 from engine.rest.turn import Turn
 from engine.sessions.cpus import available_cpus, intra_op_threads

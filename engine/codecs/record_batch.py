@@ -131,7 +131,8 @@ def _leaf(
 
 
 def _repeat(value: object, kind: pa.DataType, rows: int) -> pa.Array:
-    return pa.repeat(pa.scalar(value, kind), rows)
+    # repeating a list no times at all is an error of the library
+    return pa.repeat(pa.scalar(value, kind), rows) if rows else pa.array([], kind)
 
 
 def _list_array(array: pa.Array) -> pa.Array:

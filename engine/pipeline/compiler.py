@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import numpy as np
 import orjson
 
 from engine.pipeline.actions import (
@@ -37,6 +38,7 @@ from engine.pipeline.steps import (
     RandomSplit,
     RowsToModels,
 )
+from engine.values import Output, Shadow
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -90,6 +92,7 @@ class _Compiler:
         self._warnings: list[str] = []
         self._checks: list[tuple[Checks, Signature]] = []
         self._last: list[Model] = []
+        self._beside: list[Model] = []
         self._model_steps = 0
 
     def compile(self) -> Plan:
@@ -98,7 +101,14 @@ class _Compiler:
         checks: CheckResult | None = None
         for check, _ in self._checks:
             checks = merge_checks(checks, check.without_rows())
-        no_rows = Answer((), self._last[-1].identity, 0, (0,) * self._model_steps, checks)
+        no_rows = Answer(
+            _no_rows(self._signature.first_columns),
+            self._last[-1].identity,
+            0,
+            (0,) * self._model_steps,
+            checks,
+            tuple(Shadow(one.identity.name, _no_rows(one.outputs)) for one in self._beside),
+        )
         return Plan(actions, self._signature.request_inputs, no_rows, self._warnings)
 
     def _action(self, index: int, stage: Stage) -> Action:
@@ -133,6 +143,7 @@ class _Compiler:
         self._model_steps += 1
         answer, beside = place(stage.answer), place(stage.challengers)
         self._last = [one.model for one in answer]
+        self._beside += [one.model for one in beside]
         self._signature.fed(beside)
         if len(answer) > 1:
             self._signature = self._signature.alike(answer, "outputs of one kind have an average")
@@ -226,6 +237,15 @@ class _Compiler:
             found = [checks.validate(request | given) for given in signature.results]
             self._warnings.extend(checks.warnings)
             self._warnings.extend(dict.fromkeys(line for lines in found for line in lines))
+
+
+def _no_rows(specs: Sequence[TensorSpec]) -> tuple[Output, ...]:
+    """The outputs of a request without rows."""
+    shapes = [(0, *(axis or 0 for axis in spec.row_shape)) for spec in specs]
+    return tuple(
+        Output(spec.name, np.empty(shape, spec.element.numpy), per_row=True)
+        for spec, shape in zip(specs, shapes, strict=True)
+    )
 
 
 def _split_text(model: Model) -> str:

@@ -154,6 +154,12 @@ class Signature:
         )
 
     @property
+    def first_columns(self) -> tuple[TensorSpec, ...]:
+        """What the last model gives, ordered by name; after a split, what the first arm gives."""
+        columns = self.given[0].columns if self.given else {}
+        return tuple(columns[name] for name in sorted(columns))
+
+    @property
     def results(self) -> list[dict[str, TensorSpec | None]]:
         """Per alternative, the columns of the last model, as ``out.NAME``."""
         return [

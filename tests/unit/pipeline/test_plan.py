@@ -457,11 +457,23 @@ def test_a_request_without_rows_runs_nothing():
 
     answer = plan.run({}, 0, None)
 
-    assert answer.outputs == ()
+    assert values(answer) == {"y": []}
     assert answer.steps_ns == (0, 0)
     assert answer.checks.count.tolist() == []
     assert list(answer.checks.flags) == ["x"]
     assert models["a"].fed == []
+
+
+def test_a_request_without_rows_has_every_column():
+    models = {"a": FakeModel("a"), "b": FakeModel("b"), "c": FakeModel("c", outputs=[spec("z")])}
+    plan = plan_of(SHADOW, models)
+
+    answer = plan.run({}, 0, None)
+
+    assert plan.close(10)
+    assert shadows(answer) == {"b": {"y": []}, "c": {"z": []}}
+    assert answer.outputs[0].values.shape == (0, 2)
+    assert answer.outputs[0].values.dtype == np.float32
 
 
 def test_what_the_operator_should_know_is_told():
