@@ -32,8 +32,8 @@ from engine.errors import StartupError
 from engine.loading import load_pipeline
 from engine.metrics import Metrics
 from engine.rest.app import metrics_app, rest_app
+from engine.rest.connection import sweep
 from engine.rest.exchange import BodyBudget, Service
-from engine.rest.protocol import sweep
 from engine.rest.server import HttpServer, TlsFiles, listen
 from engine.rest.turn import Turn
 from engine.sessions.cpus import available_cpus, intra_op_threads
@@ -167,7 +167,7 @@ class _Engine:
         """Join the threads; neither a model nor a Flight client can hold the process up."""
         grace_s = self.config.shutdown_grace_s
         has_flight_ended = self._flight is None or self._flight.stop(grace_s - DRAIN_S)
-        ended = self.line.close(grace_s)
+        ended = self.line.close(grace_s) and self.plane.close(grace_s)
         self._loader.join(timeout=grace_s)
         if not ended or self._loader.is_alive():
             log.warning("a model was still running after SHUTDOWN_GRACE_S: leaving it behind")
@@ -182,24 +182,22 @@ class _Engine:
         config = self.config
         if config.flight_port is None:
             return None
-        # imported only where it is on: it takes 30 ms and 15 MB
-        from engine.flight.call import FlightService  # noqa: PLC0415
+        from engine.flight.call import FlightService  # noqa: PLC0415 - only where it is on
         from engine.flight.server import FlightServer  # noqa: PLC0415
 
+        host = config.bind_host
         server = FlightServer(
             FlightService(
                 self.plane, self.line, self.service.metrics, IpcLimits(), config.request_timeout_s
             ),
-            host=config.bind_host,
+            host=host,
             port=config.flight_port,
             max_calls=config.flight_max_streams,
             max_held_bytes=config.queue_max_bytes,
             tokens=self.service.tokens,
             tls=dataclasses.astuple(tls) if tls else None,
         )
-        log.info(
-            "Listening: Flight on %s:%d%s", config.bind_host, server.port, " (TLS)" if tls else ""
-        )
+        log.info("Listening: Flight on %s:%d%s", host, server.port, " (TLS)" if tls else "")
         return server
 
     def _load(self) -> None:
@@ -219,6 +217,7 @@ class _Engine:
                 partition=self.partition,
                 report=log.info,
                 warn=log.warning,
+                observe_shadow=self._observe_shadow,
             )
         except StartupError as error:
             self._fail(error)
@@ -237,6 +236,12 @@ class _Engine:
             pipeline.identity.version,
             time.monotonic() - started,
         )
+
+    def _observe_shadow(self, model: str, reason: str, text: str) -> None:
+        """Count a challenger's missing result; the 1st, 10th, 100th, … of a kind is logged too."""
+        count = self.service.metrics.record_shadow(model, reason)
+        if count == 10 ** (len(str(count)) - 1):
+            log.warning("challenger %r %s (%d so far): %s", model, reason, count, text)
 
     def _fail(self, error: StartupError) -> None:
         self.failure = error

@@ -18,18 +18,11 @@ import numpy as np
 from engine.codecs.arrow_columns import flatten_column, leaf_array, null_text
 from engine.codecs.json_numbers import json_array
 from engine.errors import SchemaMismatchError
-from engine.values import Output
 
 if TYPE_CHECKING:
     from engine.values import Array, Frame, TensorSpec
 
-__all__ = ["no_rows", "to_tensor"]
-
-
-def no_rows(spec: TensorSpec) -> Output:
-    """The output of a request without rows."""
-    shape = (0, *(axis or 0 for axis in spec.row_shape))
-    return Output(spec.name, np.empty(shape, spec.element.numpy), per_row=True)
+__all__ = ["to_tensor"]
 
 
 def to_tensor(frame: Frame, spec: TensorSpec) -> Array:

@@ -20,7 +20,7 @@ import numpy as np
 import onnxruntime as ort
 
 from engine.errors import EngineError, InferenceFailedError, SchemaMismatchError, StartupError
-from engine.sessions.outputs import columns_of_sequence, join_pieces, learned_spec
+from engine.sessions.sequences import columns_of_sequence, found_spec
 from engine.values import ELEMENT_TYPES, ModelIdentity, Output, TensorSpec
 
 if TYPE_CHECKING:
@@ -60,9 +60,7 @@ class ModelSession:
     Attributes:
         identity: name, version and sha256.
         inputs: what a request must hold, in the model's order, under the request's names.
-        outputs: what the model declares to give, ordered by name.
-        row_outputs: what one row of an answer holds, ordered by name; what a model does not
-            declare (sequences) is learned by ``warm_up``.
+        outputs: what the model gives, ordered by name; complete once it was warmed up.
     """
 
     def __init__(self, identity: ModelIdentity, path: pathlib.Path, options: ModelOptions) -> None:
@@ -95,7 +93,6 @@ class ModelSession:
         self.outputs = tuple(_spec(value, value.name, identity) for value in tensors)
         self._per_row = {value.name: self._declared_per_row(value) for value in tensors}
         self._fixed_rows = self._find_fixed_rows()
-        self.row_outputs = tuple(map(self._row_output, self.outputs))
 
     @property
     def provider(self) -> str:
@@ -110,7 +107,8 @@ class ModelSession:
     def warm_up(self, observe: Callable[[int, int], None]) -> str | None:
         """Run generated rows so that the first request finds everything allocated and tuned.
 
-        It also settles which outputs have one value per row, for models that do not declare it.
+        It also settles which outputs have one value per row, for models that do not declare it,
+        and the columns that sequence outputs become.
 
         Args:
             observe: gets rows and time (ns) of each run but the first, which allocates.
@@ -133,9 +131,10 @@ class ModelSession:
                 seen.setdefault(output.name, []).append(fits)
         if not self._runs_row_by_row(rows=2):
             self._per_row = {name: all(fits) for name, fits in seen.items()}
-        known = {spec.name: spec for spec in self.outputs}
-        specs = [known.get(output.name) or learned_spec(output) for output in outputs]
-        self.row_outputs = tuple(map(self._row_output, specs))
+        declared = {spec.name for spec in self.outputs}
+        found = [found_spec(output) for output in outputs if output.name not in declared]
+        specs = map(self._row_output, (*self.outputs, *found))
+        self.outputs = tuple(sorted(specs, key=lambda spec: spec.name))
         return None
 
     def run(self, feeds: Sequence[Array], rows: int) -> tuple[Output, ...]:
@@ -194,8 +193,7 @@ class ModelSession:
                 piece = [np.concatenate([p, np.repeat(p[-1:], missing, axis=0)]) for p in piece]
             pieces.append(self._outputs(self._run_once(piece)))
         return tuple(
-            join_pieces([piece[index] for piece in pieces], rows, step)
-            for index in range(len(pieces[0]))
+            _join([piece[index] for piece in pieces], rows, step) for index in range(len(pieces[0]))
         )
 
     def _find_fixed_rows(self) -> int | None:
@@ -208,7 +206,7 @@ class ModelSession:
         return next(iter(fixed), None)
 
     def _row_output(self, spec: TensorSpec) -> TensorSpec:
-        """An output as one row holds it: whole, where it has not one value per row."""
+        """An output as one row has it: whole, where it has not one value per row."""
         is_per_row = self._per_row.get(spec.name, True)
         return spec if is_per_row else dataclasses.replace(spec, shape=(None, *spec.shape))
 
@@ -271,6 +269,21 @@ def _generated(spec: TensorSpec, rows: int) -> Array:
         "" if spec.element.numpy == "object" else 0,
         dtype=spec.element.numpy,
     )
+
+
+def _join(parts: list[Output], rows: int, step: int) -> Output:
+    first = parts[0]
+    if first.per_row:
+        return Output(first.name, np.concatenate([p.values for p in parts])[:rows], per_row=True)
+    if step > 1:
+        raise SchemaMismatchError(
+            f"the model runs {step} rows at a time and gives {first.name!r} once for them all: "
+            f"send requests of {step} rows"
+        )
+    values = np.empty(len(parts), dtype=object)
+    for index, part in enumerate(parts):
+        values[index] = part.values
+    return Output(first.name, values, per_row=True, ragged=True)
 
 
 def _reason(error: Exception) -> str:
