@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from engine.codecs.json_body import repeat_json
 from engine.errors import SchemaMismatchError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def write_legacy(result: InferResult) -> bytes:
             b',"model_version":',
             orjson.dumps(result.model.version),
             b',"original_data":',
-            b"null" if original is None else orjson.dumps(original),
+            b"null" if original is None else repeat_json(original),
             b',"outputs":[',
             b",".join(map(_write_output, result.outputs)),
             b'],"pipeline_name":',

@@ -4,7 +4,7 @@ It stands where uvicorn keeps its own request-response cycle, so that a connecti
 answered in order whichever way each of them goes, and has the few attributes that uvicorn looks at.
 
 Rules that hold here:
-- Everything runs on the event loop, but for what ``Slots`` runs.
+- Everything runs on the event loop, but for what the line runs.
 - A body of known length is filled into one buffer; one that came in one piece is not copied.
 - The bytes of all bodies that are held, arriving or waiting, have one bound: many slow uploads
   cannot take all memory. They are given back exactly once, when the exchange ends in any way.
@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING
 from engine.errors import DeadlineExceededError, EngineError, OverloadedError, PayloadTooLargeError
 from engine.rest.errors import error_reply
 from engine.rest.inference import Call
-from engine.sessions.slots import Job
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,8 +27,8 @@ if TYPE_CHECKING:
     from engine.rest.inference import CallHead
     from engine.rest.media import Reply
     from engine.rest.protocol import EngineProtocol
-    from engine.rest.tokens import TokenFile
-    from engine.sessions.slots import Slots
+    from engine.rest.turn import Turn
+    from engine.tokens import TokenFile
 
 __all__ = ["BodyBudget", "Exchange", "Service", "too_large"]
 
@@ -66,7 +65,7 @@ class Service:
 
     Attributes:
         plane: answers the requests.
-        slots: bounds the runs.
+        turn: runs them.
         metrics: counts them.
         budget: bounds the bodies that are held.
         max_body_bytes: largest accepted body.
@@ -76,7 +75,7 @@ class Service:
     """
 
     plane: DataPlane
-    slots: Slots
+    turn: Turn
     metrics: Metrics
     budget: BodyBudget
     max_body_bytes: int
@@ -210,7 +209,6 @@ class Exchange:
             self._finish(error_reply(error))
             return
         service = self._service
-        call: Call | None = None
         try:
             call = Call(
                 self._head,
@@ -218,37 +216,32 @@ class Exchange:
                 service.plane,
                 service.metrics,
                 records_by_default=service.records_by_default,
+                caller=self,
             )
             call.decode_small()
-            if not (call.is_quick() and service.slots.try_acquire()):
-                self._queue(call)
-                return
         except Exception as error:  # noqa: BLE001 - a caller is never left waiting, bugs included
             code = error.code if isinstance(error, EngineError) else "internal"
             service.metrics.record_error(code)
             self._finish(error_reply(error))
             return
-        try:
-            reply = call.answer()
-        finally:
-            service.slots.release()
-        self._finish(reply)
+        protocol = self._protocol
+        service.turn.add(call, protocol.loop, is_alone=len(protocol.connections) == 1)
 
-    def _queue(self, call: Call) -> None:
-        """Hand the call to a slot thread; whoever is first, reply or deadline, answers."""
-        loop = self._protocol.loop
+    def is_gone(self) -> bool:
+        """Whether nobody waits for the reply any more."""
+        return self.disconnected or self.response_complete
 
-        def run(queue_ns: int) -> None:
-            reply = call.answer(queue_ns)
-            loop.call_soon_threadsafe(self._finish, reply)
+    def wait(self, call: Call) -> None:
+        """The call is in the line; whoever is first, reply or deadline, answers."""
+        timeout_s = self._service.request_timeout_s
+        self._timer = self._protocol.loop.call_later(timeout_s, self._expire, call)
 
-        def is_gone() -> bool:
-            if self.disconnected:
-                self._service.metrics.record_cancelled()
-            return self.disconnected or self.response_complete
-
-        self._service.slots.submit(Job(run, is_gone, call.rows(), call.size_bytes))
-        self._timer = loop.call_later(self._service.request_timeout_s, self._expire, call)
+    def deliver(self, reply: Reply, *, is_elsewhere: bool) -> None:
+        """Take the reply, on the event loop or on the thread that ran the call."""
+        if is_elsewhere:
+            self._service.turn.send(self._protocol.loop, self._finish, reply)
+        else:
+            self._finish(reply)
 
     def _expire(self, call: Call) -> None:
         text = (
