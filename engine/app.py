@@ -29,8 +29,8 @@ from engine.errors import StartupError
 from engine.loading import load_pipeline
 from engine.metrics import Metrics
 from engine.rest.app import metrics_app, rest_app
+from engine.rest.connection import sweep
 from engine.rest.exchange import BodyBudget, Service
-from engine.rest.protocol import sweep
 from engine.rest.server import HttpServer, TlsFiles, listen
 from engine.rest.turn import Turn
 from engine.sessions.cpus import available_cpus, intra_op_threads
@@ -159,13 +159,18 @@ class _Engine:
 
     def close(self) -> None:
         """Join the threads; a model that does not end in time cannot hold the process up."""
-        grace_s = self.config.shutdown_grace_s
+        for number in (signal.SIGTERM, signal.SIGINT):  # the event loop, which had them, is closed
+            signal.signal(number, self._leave_now)
+        grace_s = self.config.shutdown_grace_s if self._stop_requests < 2 else 0.0
         ended = self.line.close(grace_s)
         self._loader.join(timeout=grace_s)
         if not ended or self._loader.is_alive():
             log.warning("a model was still running after SHUTDOWN_GRACE_S: leaving it behind")
-            _flush()
-            os._exit(0 if self.failure is None else 3)
+            self._leave_now()
+
+    def _leave_now(self, *_signal: object) -> None:
+        _flush()
+        os._exit(0 if self.failure is None else 3)
 
     def _load(self) -> None:
         """The loader thread: load, serve, or end the process with the reason."""

@@ -52,7 +52,7 @@ class Histogram:
         return buckets
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class RequestSample:
     """What one answered request adds: all times in ns."""
 

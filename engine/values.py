@@ -3,6 +3,8 @@
 Rules that hold here:
 - Arrays inside a record are views into somebody's buffer unless the field says otherwise: copy to
   keep. Nothing writes into an array after it was put into a record.
+- Nothing changes a record after it was handed on. Those that are made once a request are not
+  frozen: a frozen one takes three times as long to make, 0.8 us.
 - ``ELEMENT_TYPES`` is the one table of tensor element types: ONNX's spelling, numpy's, the name
   that the documented legacy reply prints, and the ``array`` type code that reads JSON numbers.
 """
@@ -132,7 +134,7 @@ class Frame:
     has_literals: bool = True
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class Output:
     """One output column of a result.
 
@@ -150,7 +152,7 @@ class Output:
     ragged: bool = False
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class InferResult:
     """The answer to one request, before it is written in any format.
 

@@ -1,6 +1,7 @@
 """A real engine process: started on free ports, watched by its output, stopped by SIGTERM."""
 
 import contextlib
+import ctypes
 import dataclasses
 import http.client
 import os
@@ -109,6 +110,7 @@ class Engine:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=_die_with_the_tests,  # noqa: PLW1509 - it calls nothing of Python's own
         )
         self.pid = self.process.pid
         self.lines = []
@@ -200,6 +202,11 @@ class Engine:
         while (value := self.metrics().get(name)) != wanted:
             assert time.monotonic() < deadline, f"{name} stayed {value}, not {wanted}"
 
+    def show_slowness(self, request):
+        """Send a slow request until the engine has learned to run its like off the event loop."""
+        while not any(value for name, value in self.metrics().items() if "queue_ns_sum" in name):
+            assert self.post("/infer", request).status == 200
+
     def rss_bytes(self):
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
@@ -245,6 +252,11 @@ class Engine:
         with self._news:
             self._ended = True
             self._news.notify_all()
+
+
+def _die_with_the_tests():
+    """In the child: ask Linux for a SIGKILL once the test process is gone, however it went."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def has_data(wire, timeout_s):
