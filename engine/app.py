@@ -162,7 +162,7 @@ class _Engine:
         for number in (signal.SIGTERM, signal.SIGINT):  # the event loop, which had them, is closed
             signal.signal(number, self._leave_now)
         grace_s = self.config.shutdown_grace_s if self._stop_requests < 2 else 0.0
-        ended = self.line.close(grace_s)
+        ended = self.line.close(grace_s) and self.plane.close(grace_s)
         self._loader.join(timeout=grace_s)
         if not ended or self._loader.is_alive():
             log.warning("a model was still running after SHUTDOWN_GRACE_S: leaving it behind")
@@ -189,6 +189,7 @@ class _Engine:
                 partition=self.partition,
                 report=log.info,
                 warn=log.warning,
+                observe_shadow=self._observe_shadow,
             )
         except StartupError as error:
             self._fail(error)
@@ -207,6 +208,12 @@ class _Engine:
             pipeline.identity.version,
             time.monotonic() - started,
         )
+
+    def _observe_shadow(self, model: str, reason: str, text: str) -> None:
+        """Count a challenger's missing result; the 1st, 10th, 100th, … of a kind is logged too."""
+        count = self.service.metrics.record_shadow(model, reason)
+        if count == 10 ** (len(str(count)) - 1):
+            log.warning("challenger %r %s (%d so far): %s", model, reason, count, text)
 
     def _fail(self, error: StartupError) -> None:
         self.failure = error

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from engine.values import TensorSpec
 
-__all__ = ["read_json", "to_json"]
+__all__ = ["read_json", "repeat_json"]
 
 MAX_ROWS: Final = 1 << 20
 MAX_COLUMNS: Final = 1024
@@ -69,21 +69,15 @@ def read_json(body: bytes | bytearray, inputs: Sequence[TensorSpec]) -> Frame:
     return frame
 
 
-def to_json(value: object, options: int = 0) -> bytes:
-    """Write JSON that repeats values of a request.
-
-    Args:
-        value: what to write.
-        options: orjson's own.
+def repeat_json(value: object) -> bytes:
+    """A value of a request as JSON again, for the replies that repeat the request.
 
     Raises:
         SchemaMismatchError: it is nested deeper than the writer goes; the reader goes deeper.
     """
     try:
-        return orjson.dumps(value, option=options)
+        return orjson.dumps(value)
     except TypeError as error:
-        if "Recursion" not in str(error):
-            raise
         raise SchemaMismatchError(
             "the request has values nested more than 250 deep, which the reply cannot repeat: "
             "leave that column out of the request"
