@@ -51,13 +51,14 @@ class LimitedProtocol(HttpToolsProtocol):
         self._deadline_status = REQUEST_TIMEOUT
         self._head_bytes = 0
         self._is_in_head = True
-        self._is_lingering = False
+        self.is_between = True  # no byte of the next request was parsed yet
+        self.is_lingering = False  # refused: what still comes is dropped
         self._refusal: Reply | None = None
         self._parsed: Any = None  # the request being parsed
 
     def data_received(self, data: bytes) -> None:
         """Parse what arrived, within the limits."""
-        if self._is_lingering:
+        if self.is_lingering:
             return
         if self._is_in_head:
             self._head_bytes += len(data)
@@ -82,6 +83,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self.expect_100_continue = False
         self._parsed = None
         self._is_in_head = True
+        self.is_between = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """Take one header."""
@@ -103,7 +105,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def end_request(self) -> None:
         """The request is whole; what is left of the connection's time belongs to the engine."""
         self._deadline_s = None
-        self._is_in_head = True
+        self._is_in_head = self.is_between = True
         self._parsed = None
 
     def on_response_complete(self) -> None:
@@ -180,9 +182,9 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _refuse(self, reply: Reply) -> None:
         """Send a last reply, then read past what still comes for a short while."""
-        if self._is_lingering or self.transport.is_closing():
+        if self.is_lingering or self.transport.is_closing():
             return
-        self._is_lingering = True
+        self.is_lingering = True
         cycle = self.cycle
         if self.pipeline or not (cycle is None or cycle.response_complete or cycle is self._parsed):
             self._close_after_reply()  # an earlier request is still to be answered

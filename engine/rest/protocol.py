@@ -18,11 +18,13 @@ from engine.rest.connection import LimitedProtocol, plain_reply
 from engine.rest.errors import error_reply
 from engine.rest.exchange import Exchange, too_large
 from engine.rest.inference import read_head
+from engine.rest.known_head import KnownHead
 
 if TYPE_CHECKING:
     from typing import Any, Final
 
     from engine.rest.exchange import Service
+    from engine.rest.inference import CallHead
     from engine.rest.media import Reply
 
 __all__ = ["EngineProtocol"]
@@ -42,6 +44,8 @@ class EngineProtocol(LimitedProtocol):
         super().__init__(*arguments, **options)
         self._exchange: Exchange | None = None  # the request being parsed, if it is an inference
         self._other_bytes = 0  # of the body of any other
+        self._lesson: tuple[CallHead, bytes] | None = None  # of a head that is worth knowing
+        self._known: KnownHead | None = None
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone: what was held for it is given back."""
@@ -50,10 +54,19 @@ class EngineProtocol(LimitedProtocol):
                 cycle.abandon()
         super().connection_lost(exc)
 
+    def data_received(self, data: bytes) -> None:
+        """Take a request whose head is known, or parse what arrived."""
+        was_between = self.is_between and not self.is_lingering
+        if was_between and self._known is not None and self._take_known(self._known, data):
+            return
+        super().data_received(data)
+        if was_between and self.is_between and self._lesson is not None:
+            self._known = KnownHead.learn(data, *self._lesson)
+
     def on_message_begin(self) -> None:
         """A new request."""
         super().on_message_begin()
-        self._exchange = None
+        self._exchange = self._lesson = None
         self._other_bytes = 0
 
     def on_headers_complete(self) -> None:
@@ -127,23 +140,49 @@ class EngineProtocol(LimitedProtocol):
 
     def _start_exchange(self, pipeline_name: str | None) -> None:
         headers = dict(self.headers)
-        length = headers.get(b"content-length")
-        exchange = Exchange(
-            self,
-            self.service,
-            length=None if length is None else int(length),
-            keep_alive=self.may_keep_alive(),
-        )
+        text = headers.get(b"content-length")
+        length = None if text is None else int(text)
+        keep_alive = self.may_keep_alive()
+        exchange = Exchange(self, self.service, length=length, keep_alive=keep_alive)
+        authorization = headers.get(b"authorization", b"")
         try:
             if self.service.tokens is not None:
-                self.service.tokens.check(headers.get(b"authorization", b""))
-            if length is not None and int(length) > self.service.max_body_bytes:
+                self.service.tokens.check(authorization)
+            if length is not None and length > self.service.max_body_bytes:
                 self.stop(self._count(too_large(self.service.max_body_bytes)))
             query = self.url.partition(b"?")[2]
-            exchange.accept(read_head(pipeline_name, query, headers))
+            head = read_head(pipeline_name, query, headers)
+            exchange.accept(head)
+            if keep_alive and length is not None and not self.expect_100_continue:
+                self._lesson = head, authorization
         except EngineError as error:
             exchange.reject(error)
         self._exchange = self._parsed = exchange
+        self._take_its_turn(exchange)
+
+    def _take_known(self, known: KnownHead, data: bytes) -> bool:
+        """Take a whole request with the head of the one before; False leaves it to the parser.
+
+        What is to be refused is left to the parser too, so that it is refused in one place.
+        """
+        body = known.body_of(data)
+        if body is None:
+            return False
+        exchange = Exchange(self, self.service, length=len(body), keep_alive=True)
+        try:
+            if self.service.tokens is not None:
+                self.service.tokens.check(known.authorization)
+            exchange.feed(body)
+        except EngineError:
+            return False
+        self.end_request()
+        self.expect_100_continue = False
+        exchange.accept(known.call)
+        exchange.complete()
+        self._take_its_turn(exchange)
+        return True
+
+    def _take_its_turn(self, exchange: Exchange) -> None:
         earlier = self.cycle
         self.cycle = exchange
         if earlier is None or earlier.response_complete:
