@@ -125,12 +125,13 @@ class RunningPipeline:
         """
         session = self._session
         rows = [request.rows for request in requests]
+        total = sum(rows)
         feeds = merge([request.feeds for request in requests if request.feeds is not None])
         started_ns = time.monotonic_ns()
-        outputs = session.run(feeds, sum(rows))
+        outputs = session.run(feeds, total)
         run_ns = time.monotonic_ns() - started_ns
-        self.cost.learn(sum(rows), run_ns)
-        if len(rows) > 1 and any(len(output.values) != sum(rows) for output in outputs):
+        self.cost.learn(total, run_ns)
+        if len(rows) > 1 and any(len(output.values) != total for output in outputs):
             raise InternalError(f"model {session.identity.name!r} gave other rows than it was fed")
         for request, own in zip(requests, split(outputs, rows), strict=True):
             elapsed_ns = (request.parse_ns, run_ns)
