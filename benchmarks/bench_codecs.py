@@ -30,6 +30,12 @@ def read_arrow_tensor(body):
 
 
 def read_json_tensor(body):
+    """For a legacy reply, which does not repeat the values."""
+    return to_tensor(read_json(body, [SPEC], is_echoed=False), SPEC)
+
+
+def read_echoed_json_tensor(body):
+    """For a records reply, which does."""
     return to_tensor(read_json(body, [SPEC]), SPEC)
 
 
@@ -44,7 +50,12 @@ def write_arrow(result):
 
 @ROWS
 @pytest.mark.parametrize(
-    ("read", "body_of"), [(read_arrow_tensor, arrow_file), (read_json_tensor, records)]
+    ("read", "body_of"),
+    [
+        (read_arrow_tensor, arrow_file),
+        (read_json_tensor, records),
+        (read_echoed_json_tensor, records),
+    ],
 )
 def test_read(benchmark, rows, read, body_of):
     tensor = fraud_rows(rows)

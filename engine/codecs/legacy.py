@@ -12,11 +12,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 import orjson
 
+from engine.codecs.json_body import repeat_json
 from engine.errors import SchemaMismatchError
-from engine.values import ELEMENT_TYPES
+from engine.values import ELEMENT_TYPES, SPLIT_COLUMN
 
 if TYPE_CHECKING:
-    from engine.values import Array, InferResult, Output
+    from collections.abc import Iterable, Mapping
+
+    from engine.values import Array, CheckResult, InferResult, Output
 
 __all__ = ["write_legacy"]
 
@@ -38,18 +41,33 @@ def write_legacy(result: InferResult) -> bytes:
     """
     if not result.frame.rows:
         return b"[]"
+    original = result.frame.original
     element = {
-        "check_failures": [],
+        "check_failures": [] if result.checks is None else _failures(result.checks),
         "elapsed": result.elapsed_ns,
         "model_name": result.model.name,
         "model_version": result.model.version,
-        "original_data": result.frame.original,
-        "outputs": [_output(output) for output in result.outputs],
+        "original_data": None if original is None else orjson.Fragment(repeat_json(original)),
+        "outputs": _outputs(result.outputs),
         "pipeline_name": result.pipeline.id,
-        "shadow_data": {},
+        "shadow_data": {one.model_name: _outputs(one.outputs) for one in result.shadows},
         "time": result.time_ms,
     }
     return orjson.dumps([element], option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def _failures(checks: CheckResult) -> list[Mapping[str, object]]:
+    """One entry for each row and check that is true, rows first: as many as the counts say."""
+    if not checks.count.any():
+        return []
+    printed = [failure for failure, _ in checks.verdicts]
+    _, found = np.nonzero(np.stack([flag for _, flag in checks.verdicts], axis=1))
+    return [printed[check] for check in found]
+
+
+def _outputs(outputs: Iterable[Output]) -> list[dict[str, dict[str, object]]]:
+    """The outputs alone: they are told apart by position, so no other column may stand there."""
+    return [_output(output) for output in outputs if output.name != SPLIT_COLUMN]
 
 
 def _output(output: Output) -> dict[str, dict[str, object]]:
