@@ -123,12 +123,13 @@ class RunningPipeline:
         if model is None:
             raise InternalError("this pipeline runs no requests together")
         rows = [request.rows for request in requests]
+        total = sum(rows)
         feeds = merge([request.feeds for request in requests if request.feeds is not None])
         started_ns = time.monotonic_ns()
-        outputs = model.run(feeds, sum(rows))
+        outputs = model.run(feeds, total)
         run_ns = time.monotonic_ns() - started_ns
-        self.cost.learn(sum(rows), run_ns)
-        if len(rows) > 1 and any(len(output.values) != sum(rows) for output in outputs):
+        self.cost.learn(total, run_ns)
+        if len(rows) > 1 and any(len(output.values) != total for output in outputs):
             raise InternalError(f"model {model.identity.name!r} gave other rows than it was fed")
         for request, own in zip(requests, split(outputs, rows), strict=True):
             frame = request.decoded()
