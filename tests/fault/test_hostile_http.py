@@ -280,7 +280,6 @@ NO_HTTP = {
     "tls hello": bytes.fromhex("16030100c8010000c40303") + bytes(60),
     "http/2 preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     "garbage": b"\0\xff" * 50 + b"\r\n\r\n",
-    "no version": b"GET /livez\r\n\r\n",
     "odd version": b"GET /livez HTTP/9.9\r\n\r\n",
     "lower case method": b"get /livez HTTP/1.1\r\n\r\n",
     "unknown method": b"FROBNICATE /infer HTTP/1.1\r\n\r\n",
