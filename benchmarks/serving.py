@@ -49,12 +49,14 @@ class Server:
         os.sched_setaffinity(self._process.pid, CPUS[:threads])
         watchdog = threading.Timer(START_TIMEOUT_S, self._process.kill)
         watchdog.start()
-        self.port = 0
+        self.port = self.flight_port = 0
         self.said = []
         for line in self._process.stdout:
             self.said.append(line)
             if match := re.match(r"Listening: HTTP on .*:(\d+)", line):
                 self.port = int(match[1])
+            if match := re.match(r"Listening: Flight on .*:(\d+)", line):
+                self.flight_port = int(match[1])
             if line.startswith("Ready"):
                 break
         else:
@@ -64,6 +66,12 @@ class Server:
             raise RuntimeError("the server did not start:\n" + "".join(self.said))
         self._reader = threading.Thread(target=lambda: self.said.extend(self._process.stdout))
         self._reader.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
 
     @property
     def pid(self):
@@ -104,17 +112,20 @@ class Server:
 
 
 @contextlib.contextmanager
-def engine(artifact, threads=1):
+def engine(artifact, threads=1, **environment):
     """The engine on an artifact: metrics on, log off, one thread by default."""
     server = Server(
         ["engine", "serve"],
         threads,
-        PIPELINE_URL=str(artifact),
-        CONFIG_CPUS=str(threads),
-        BIND_HOST="127.0.0.1",
-        HTTP_PORT="0",
-        METRICS_PORT="0",
-        FLIGHT_PORT="",
+        **{
+            "PIPELINE_URL": str(artifact),
+            "CONFIG_CPUS": str(threads),
+            "BIND_HOST": "127.0.0.1",
+            "HTTP_PORT": "0",
+            "METRICS_PORT": "0",
+            "FLIGHT_PORT": "",
+            **environment,
+        },
     )
     try:
         yield server

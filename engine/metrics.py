@@ -75,6 +75,7 @@ class Metrics:
         self.batch_rows = Histogram(ROW_BOUNDS)
         self.errors: dict[str, int] = {}
         self.cancelled = 0
+        self.flight_calls = 0  # open at the moment
         self.shadows: dict[tuple[str, str], int] = {}
 
     def record(self, sample: RequestSample) -> None:

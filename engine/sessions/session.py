@@ -137,7 +137,8 @@ class ModelSession:
             self._per_row = {name: all(fits) for name, fits in seen.items()}
         declared = {spec.name for spec in self.outputs}
         found = [found_spec(output) for output in outputs if output.name not in declared]
-        self.outputs = tuple(sorted((*self.outputs, *found), key=lambda spec: spec.name))
+        specs = map(self._row_output, (*self.outputs, *found))
+        self.outputs = tuple(sorted(specs, key=lambda spec: spec.name))
         return None
 
     def run(self, feeds: Sequence[Array], rows: int) -> tuple[Output, ...]:
@@ -206,6 +207,11 @@ class ModelSession:
                 f"{sorted(map(str, fixed))}: it cannot be served by rows"
             )
         return next(iter(fixed), None)
+
+    def _row_output(self, spec: TensorSpec) -> TensorSpec:
+        """An output as one row has it: whole, where it has not one value per row."""
+        is_per_row = self._per_row.get(spec.name, True)
+        return spec if is_per_row else dataclasses.replace(spec, shape=(None, *spec.shape))
 
     def _declared_per_row(self, value: ort.NodeArg) -> bool:
         """Whether the output's first axis is, by its name or length, an input's first axis."""
