@@ -247,7 +247,7 @@ class DataPlane:
         running = self.running
         if name != running.identity.id:
             raise NotFoundError(
-                f"no pipeline {name!r} here: this engine serves {running.identity.id!r} "
+                f"no pipeline {name[:200]!r} here: this engine serves {running.identity.id!r} "
                 "(and POST /infer always reaches the pipeline that is served)"
             )
         return running
