@@ -17,6 +17,7 @@ from pathlib import Path
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 20.0
 CPUS = sorted(os.sched_getaffinity(0))
 
 
@@ -63,7 +64,8 @@ class Server:
         watchdog.cancel()
         if self._process.poll() is not None:
             raise RuntimeError("the server did not start:\n" + "".join(self.said))
-        threading.Thread(target=lambda: self.said.extend(self._process.stdout), daemon=True).start()
+        self._reader = threading.Thread(target=lambda: self.said.extend(self._process.stdout))
+        self._reader.start()
 
     def __enter__(self):
         return self
@@ -95,16 +97,18 @@ class Server:
         return text
 
     def stop(self):
-        if self._process.poll() is not None:
-            raise RuntimeError(
-                f"the server ended with {self._process.returncode}:\n{''.join(self.said)}"
-            )
+        """End the server, which must still be running."""
+        died = self._process.poll()
         self._process.send_signal(signal.SIGTERM)
         try:
-            self._process.wait(20)
+            self._process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._reader.join()
+        self._process.stdout.close()
+        if died is not None:
+            raise RuntimeError(f"the server ended with {died}:\n{''.join(self.said)}")
 
 
 @contextlib.contextmanager

@@ -116,7 +116,6 @@ class _Engine:
             tokens=_read_tokens(config),
         )
         self._servers: list[HttpServer] = []
-        self._stop_requests = 0
         self._loader = threading.Thread(target=self._load, name="loader")
         self._flight: FlightServer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -165,6 +164,8 @@ class _Engine:
 
     def close(self) -> None:
         """Join the threads; neither a model nor a Flight client can hold the process up."""
+        for number in (signal.SIGTERM, signal.SIGINT):  # the event loop, which had them, is closed
+            signal.signal(number, self._leave_now)
         grace_s = self.config.shutdown_grace_s
         has_flight_ended = self._flight is None or self._flight.stop(grace_s - DRAIN_S)
         ended = self.line.close(grace_s) and self.plane.close(grace_s)
@@ -175,6 +176,9 @@ class _Engine:
             return
         elif self.failure is None:
             log.info("Stopped, with Flight streams still open")
+        self._leave_now()
+
+    def _leave_now(self, *_signal: object) -> None:
         flush()
         os._exit(0 if self.failure is None else 3)
 
@@ -251,12 +255,8 @@ class _Engine:
 
     def _stop(self) -> None:
         """A signal: the first drains, the second leaves at once."""
-        self._stop_requests += 1
-        if self._stop_requests > 1:
-            for server in self._servers:
-                server.force_exit = True
-            self._exit()
-            return
+        if self.plane.is_draining:
+            self._leave_now()
         log.info("Stopping: no longer ready, answering what is open")
         self.plane.drain()
         self._drained_at = time.monotonic() + min(DRAIN_S, self.config.shutdown_grace_s / 4)

@@ -21,7 +21,7 @@ from engine.errors import DecodeError, PayloadTooLargeError, SchemaMismatchError
 from engine.values import Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 __all__ = [
     "check_schema",
@@ -99,19 +99,28 @@ def check_schema(schema: pa.Schema, limits: IpcLimits = DEFAULT_LIMITS) -> None:
 
 def write_arrow_file(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.Buffer:
     """Write an uncompressed Arrow IPC file; the buffer belongs to the caller."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-    return sink.getvalue()
+    return _write(pa.ipc.new_file, schema, batches)
 
 
 def write_arrow_stream(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.Buffer:
     """Write an uncompressed Arrow IPC stream; the buffer belongs to the caller."""
+    return _write(pa.ipc.new_stream, schema, batches)
+
+
+def _write(
+    open_writer: Callable[[pa.BufferOutputStream, pa.Schema], pa.ipc.RecordBatchStreamWriter],
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+) -> pa.Buffer:
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
+    try:
+        with open_writer(sink, schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+    except pa.ArrowInvalid as error:  # values of a JSON request, nested deeper than the format goes
+        raise SchemaMismatchError(
+            f"the reply cannot be written as Arrow ({_first_line(error)}): ask for JSON"
+        ) from error
     return sink.getvalue()
 
 

@@ -57,7 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FlightService", "InferCall"]
 
-TINY_RUN_NS: Final = 50_000
+TINY_RUN_NS: Final = 100_000
 POLL_S: Final = 0.05  # how often a thread that waits in the line looks whether its client does
 
 

@@ -49,6 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "CallHead", "read_head"]
 
+ARROW_STARTS: Final = (b"ARRO", b"\xff\xff\xff\xff")  # of a file, of a stream
 INLINE_JSON_BYTES: Final = 1 << 20  # decoded on the event loop: some 3 ms
 
 
@@ -209,13 +210,14 @@ class Call(InferRequest):
     def _is_arrow(self) -> bool:
         kind = self._head.body_kind
         return kind is BodyKind.ARROW or (
-            kind is BodyKind.SNIFF and self._body[:4] in {b"ARRO", b"\xff\xff\xff\xff"}
+            kind is BodyKind.SNIFF and self._body.startswith(ARROW_STARTS)
         )
 
     def _decode(self) -> Frame:
         if self._is_arrow():
             return read_arrow(self._body)
-        return read_json(self._body, self.pipeline.inputs)
+        is_echoed = self._records or self._head.reply_kind is not BodyKind.JSON
+        return read_json(self._body, self.pipeline.inputs, is_echoed=is_echoed)
 
     def _encode(self, result: InferResult) -> Reply:
         kind = self._head.reply_kind
