@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from engine.codecs.arrow_columns import ARROW_TYPES, arrow_array, is_list
 from engine.codecs.record_batch import equal_lists, rows_of
-from engine.errors import InferenceFailedError
+from engine.errors import ConflictError, InferenceFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,13 +79,15 @@ def output_batch(result: InferResult, schema: pa.Schema) -> pa.RecordBatch:
 
     Raises:
         SchemaMismatchError: an output has not one value per row.
-        InferenceFailedError: the model gave other outputs than it declares.
+        ConflictError: another model answered, whose outputs are not those of the stream.
+        InferenceFailedError: the model gave other shapes than it declares.
     """
     rows = result.frame.rows
-    if len(result.outputs) != len(schema):
-        raise InferenceFailedError(
-            f"the model gave the outputs {[output.name for output in result.outputs]} where it "
-            f"declares {schema.names}"
+    names = [f"out.{output.name}" for output in result.outputs]
+    if names != schema.names:
+        raise ConflictError(
+            f"model {result.model.name!r} answered these rows with {names}, which cannot stand in "
+            f"a stream of {schema.names}: ask for them in a stream of their own"
         )
     arrays = [
         _array(rows_of(output, rows), field.type)
