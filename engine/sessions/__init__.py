@@ -1,3 +1,1 @@
-"""ONNX Runtime sessions: execution providers, threads, warm-up and the slots that run them."""
-
-__all__: list[str] = []
+"""ONNX Runtime: sessions, the processors they may use, and the slots that bound their runs."""

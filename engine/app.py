@@ -1,0 +1,267 @@
+"""The composition root of ``sagitta serve``: builds every part, starts them, stops them.
+
+Start order: sockets, so that a taken port ends the start at once; HTTP, so that probes are
+answered; then the pipeline, on a thread of its own. Stop order: readiness, listeners and
+connections, the line of waiting requests, the slot threads.
+
+Threads: the main thread runs the event loop; ``loader`` loads the pipeline; ``slot-N`` run models.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import uvloop
+
+from engine.dataplane import DataPlane
+from engine.errors import StartupError
+from engine.loading import load_pipeline
+from engine.metrics import Metrics
+from engine.rest.app import metrics_app, rest_app
+from engine.rest.exchange import Service
+from engine.rest.protocol import sweep
+from engine.rest.server import HttpServer, TlsFiles, listen
+from engine.rest.tokens import TokenFile
+from engine.sessions.cpus import available_cpus, intra_op_threads
+from engine.sessions.slots import Slots
+
+if TYPE_CHECKING:
+    from typing import Final
+
+    from engine.config import EngineConfig
+
+__all__ = ["serve"]
+
+DRAIN_S: Final = 1.0  # how long open connections are still served after readiness has gone
+SWEEP_S: Final = 1.0
+GC_THRESHOLD: Final = (20_000, 50, 50)  # full collections pause for 100 ms in a process this size
+
+log = logging.getLogger("sagitta")
+
+
+def serve(config: EngineConfig) -> int:
+    """Run the engine until it is told to stop.
+
+    Args:
+        config: The whole configuration.
+
+    Returns:
+        The exit code: 0.
+
+    Raises:
+        StartupError: A port is taken, or the pipeline cannot be served.
+    """
+    _log_to_stdout(debug=config.debug)
+    engine = _Engine(config)
+    uvloop.run(engine.run())
+    engine.close()
+    if engine.failure is not None:
+        raise engine.failure
+    log.info("Stopped")
+    return 0
+
+
+class _Engine:
+    """All parts of one running engine."""
+
+    def __init__(self, config: EngineConfig) -> None:
+        self.config = config
+        self.failure: StartupError | None = None
+        log.info("Sagitta Engine - Standalone mode")
+        for line in config.describe():
+            log.debug(line)
+        for warning in config.warnings:
+            log.warning(warning)
+        available, how = available_cpus()
+        self.threads, warning_text = intra_op_threads(config.cpu_cores, available)
+        if warning_text:
+            log.warning(warning_text)
+        pa.set_cpu_count(self.threads)
+        pa.set_io_thread_count(1)
+        log.info("Threads: %d for inference; %g CPUs available (%s)", self.threads, available, how)
+        log.info("Accelerator: %s", config.accelerator)
+        self.partition = config.edge.edge_name if config.edge else socket.gethostname()
+        self.plane = DataPlane()
+        self.slots = Slots(
+            self.threads, max_rows=config.queue_max_rows, max_bytes=config.queue_max_bytes
+        )
+        self.service = Service(
+            plane=self.plane,
+            slots=self.slots,
+            metrics=Metrics(),
+            max_body_bytes=config.max_body_bytes,
+            request_timeout_s=config.request_timeout_s,
+            records_by_default=config.inference_response == "records",
+            tokens=_read_tokens(config),
+        )
+        self._servers: list[HttpServer] = []
+        self._stop_requests = 0
+        self._loader = threading.Thread(target=self._load, name="loader")
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._leave = asyncio.Event()  # set on the event loop only
+
+    async def run(self) -> None:
+        """Serve until stopped; the event loop's only task."""
+        loop = self._loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop)
+        tls = _tls(self.config)
+        grace_s = self.config.shutdown_grace_s - DRAIN_S
+        listeners = []
+        for name, port, app, files in (
+            ("HTTP", self.config.http_port, rest_app(self.service), tls),
+            ("METRICS", self.config.metrics_port, metrics_app(self.service, self.partition), None),
+        ):
+            if port is None:
+                continue
+            listener = listen(name, self.config.bind_host, port)
+            server = HttpServer(
+                app,
+                self.service,
+                answers_inference=name == "HTTP",
+                tls=files,
+                grace_s=grace_s,
+            )
+            self._servers.append(server)
+            listeners.append(listener)
+            host, bound = listener.getsockname()[:2]
+            log.info("Listening: %s on %s:%d%s", name, host, bound, " (TLS)" if files else "")
+        self.slots.start()
+        self._loader.start()
+        loop.call_later(SWEEP_S, self._sweep)
+        runs = [
+            server.serve([listener])
+            for server, listener in zip(self._servers, listeners, strict=True)
+        ]
+        await asyncio.gather(*runs, self._leave.wait())
+
+    def close(self) -> None:
+        """Join the threads; a model that does not end in time cannot hold the process up."""
+        grace_s = self.config.shutdown_grace_s
+        ended = self.slots.close(grace_s)
+        self._loader.join(timeout=grace_s)
+        if not ended or self._loader.is_alive():
+            log.warning("a model was still running after SHUTDOWN_GRACE_S: leaving it behind")
+            _flush()
+            os._exit(0 if self.failure is None else 3)
+
+    def _load(self) -> None:
+        """The loader thread: load, serve, or end the process with the reason."""
+        started = time.monotonic()
+        try:
+            pipeline = load_pipeline(
+                self.config.pipeline_url,
+                self.plane,
+                threads=self.threads,
+                accelerator=self.config.accelerator,
+                partition=self.partition,
+                report=log.info,
+                warn=log.warning,
+            )
+        except StartupError as error:
+            self._fail(error)
+            return
+        except Exception as error:
+            log.error("unexpected error while loading", exc_info=error)
+            self._fail(StartupError(f"loading failed: {type(error).__name__}"))
+            return
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*GC_THRESHOLD)
+        self.plane.serve(pipeline)
+        log.info(
+            "Ready: pipeline %s version %s, loaded in %.2f s",
+            pipeline.identity.id,
+            pipeline.identity.version,
+            time.monotonic() - started,
+        )
+
+    def _fail(self, error: StartupError) -> None:
+        self.failure = error
+        self.plane.fail(str(error))
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._exit)
+
+    def _stop(self) -> None:
+        """A signal: the first drains, the second leaves at once."""
+        self._stop_requests += 1
+        if self._stop_requests > 1:
+            for server in self._servers:
+                server.force_exit = True
+            self._exit()
+            return
+        log.info("Stopping: no longer ready, answering what is open")
+        self.plane.drain()
+        self._drained_at = time.monotonic() + min(DRAIN_S, self.config.shutdown_grace_s / 4)
+        self._drain()
+
+    def _drain(self) -> None:
+        """Go on once no connection is open, or when open ones have had their time."""
+        open_connections = any(server.server_state.connections for server in self._servers)
+        if open_connections and time.monotonic() < self._drained_at and self._loop is not None:
+            self._loop.call_later(0.05, self._drain)
+        else:
+            self._exit()
+
+    def _exit(self) -> None:
+        self._leave.set()
+        for server in self._servers:
+            server.should_exit = True
+
+    def _sweep(self) -> None:
+        for server in self._servers:
+            sweep(server.server_state.connections)
+        if self._loop is not None:
+            self._loop.call_later(SWEEP_S, self._sweep)
+
+
+def _tls(config: EngineConfig) -> TlsFiles | None:
+    if config.tls_cert_file is None or config.tls_key_file is None:
+        return None
+    return TlsFiles(config.tls_cert_file, config.tls_key_file, config.tls_client_ca_file)
+
+
+def _read_tokens(config: EngineConfig) -> TokenFile | None:
+    if config.api_token_file is None:
+        return None
+    try:
+        return TokenFile(config.api_token_file)
+    except OSError as error:
+        raise StartupError(
+            f"API_TOKEN_FILE {str(config.api_token_file)!r} cannot be read: {error.strerror}"
+        ) from error
+
+
+class _Formatter(logging.Formatter):
+    """Plain lines for what is said on purpose; the level in front of what is not."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        text = super().format(record)
+        return text if record.levelno == logging.INFO else f"{record.levelname.lower()}: {text}"
+
+
+def _log_to_stdout(*, debug: bool) -> None:
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(_Formatter())
+    log.handlers = [handler]
+    log.setLevel(logging.DEBUG if debug else logging.INFO)
+    log.propagate = False
+    http_log = logging.getLogger("uvicorn.error")
+    http_log.handlers = [handler]
+    http_log.setLevel(logging.WARNING)
+    http_log.propagate = False
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()

@@ -1,0 +1,167 @@
+"""Arrow columns as numpy arrays, without a copy wherever the values lie side by side in memory.
+
+Rules that hold here:
+- A null is found before a list is opened: behind a null row lie values that belong to nobody.
+- A list's values are sliced here, since ``values`` ignores the slice that the list itself is.
+  ``flatten`` would do, but imports all of pyarrow.compute on its first call and takes 3 us.
+- ``to_numpy`` is not used for numbers: it looks for pandas, and imports it where there is one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+
+from engine.errors import SchemaMismatchError
+
+if TYPE_CHECKING:
+    from engine.values import Array
+
+__all__ = [
+    "arrow_array",
+    "flatten_column",
+    "is_list",
+    "leaf_array",
+    "list_values",
+    "null_text",
+    "uniform_rows",
+]
+
+_ARROW_TYPES = {
+    np.dtype(name): kind
+    for name, kind in (
+        ("float16", pa.float16()),
+        ("float32", pa.float32()),
+        ("float64", pa.float64()),
+        ("int8", pa.int8()),
+        ("int16", pa.int16()),
+        ("int32", pa.int32()),
+        ("int64", pa.int64()),
+        ("uint8", pa.uint8()),
+        ("uint16", pa.uint16()),
+        ("uint32", pa.uint32()),
+        ("uint64", pa.uint64()),
+    )
+}
+_NUMPY_TYPES = {kind.id: dtype for dtype, kind in _ARROW_TYPES.items()}
+_LIST_TYPES = frozenset(
+    kind.id for kind in (pa.list_(pa.null()), pa.large_list(pa.null()), pa.list_(pa.null(), 1))
+)
+
+
+def arrow_array(values: Array) -> pa.Array:
+    """Flat values as Arrow: numbers as a view of the array, booleans and text as new memory."""
+    kind = _ARROW_TYPES.get(values.dtype)
+    if kind is None:
+        text = values.dtype.kind in "OU"
+        return pa.array(values.tolist(), pa.string() if text else pa.bool_())
+    values = np.ascontiguousarray(values)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
+
+
+def leaf_array(values: pa.Array) -> Array:
+    """Scalars without nulls as numpy: numbers as a view, booleans and text as new memory."""
+    dtype = _NUMPY_TYPES.get(values.type.id)
+    if dtype is not None:
+        buffer = values.buffers()[1]
+        if buffer is None:
+            return np.empty(0, dtype)
+        return np.frombuffer(buffer, dtype, len(values), values.offset * dtype.itemsize)
+    return np.array(values.to_pylist(), dtype=bool if pa.types.is_boolean(values.type) else object)
+
+
+def uniform_rows(values: pa.Array) -> Array | None:
+    """Numbers ``[rows]``, or lists of them of one length ``[rows, width]``; None for all else."""
+    if values.null_count:
+        return None
+    if values.type.id in _NUMPY_TYPES:
+        return leaf_array(values)
+    if not is_list(values.type) or not len(values):
+        return None
+    flat = list_values(values)
+    if flat.type.id not in _NUMPY_TYPES or flat.null_count or len(flat) % len(values):
+        return None
+    width = len(flat) // len(values)
+    if not pa.types.is_fixed_size_list(values.type) and (_lengths(values) != width).any():
+        return None
+    return leaf_array(flat).reshape(len(values), width)
+
+
+def flatten_column(column: pa.Array, name: str) -> tuple[pa.Array, tuple[int, ...]]:
+    """Peel the lists off a column; a list of unequal lengths or with nulls is refused first."""
+    row_shape: list[int] = []
+    values = column
+    while True:
+        if isinstance(values, pa.ExtensionArray):
+            row_shape.extend(_extension_shape(values, name))
+            values = values.storage
+            # the storage is one flat list per row: its length is the product just recorded
+            values = _checked_flatten(values, name)[0]
+            continue
+        if not is_list(values.type):
+            return values, tuple(row_shape)
+        values, width = _checked_flatten(values, name)
+        row_shape.append(width)
+
+
+def _extension_shape(values: pa.ExtensionArray, name: str) -> list[int]:
+    kind = values.type
+    if not isinstance(kind, pa.FixedShapeTensorType):
+        raise SchemaMismatchError(f"column {name!r} has the extension type {kind}: not supported")
+    permutation = kind.permutation
+    if permutation is not None and list(permutation) != sorted(permutation):
+        raise SchemaMismatchError(
+            f"column {name!r} is a tensor with permuted axes {list(permutation)}: "
+            "send it in row-major order"
+        )
+    return list(kind.shape)
+
+
+def is_list(kind: pa.DataType) -> bool:
+    """Whether a type is a list of any of the accepted layouts."""
+    return kind.id in _LIST_TYPES
+
+
+def list_values(values: pa.Array) -> pa.Array:
+    """The values of a list array without nulls, one after the other; a view."""
+    if pa.types.is_fixed_size_list(values.type):
+        size = values.type.list_size
+        return values.values.slice(values.offset * size, len(values) * size)
+    offsets = leaf_array(values.offsets)
+    first = int(offsets[0]) if len(offsets) else 0
+    return values.values.slice(first, int(offsets[-1]) - first if len(offsets) else 0)
+
+
+def _checked_flatten(values: pa.Array, name: str) -> tuple[pa.Array, int]:
+    """One level of lists to its values, which are a view that honours a slice's offset."""
+    if values.null_count:
+        raise SchemaMismatchError(null_text(name, values, len(values)))
+    if pa.types.is_fixed_size_list(values.type):
+        return list_values(values), values.type.list_size
+    if not len(values):
+        return list_values(values), 0
+    lengths = _lengths(values)
+    width = int(lengths[0])
+    if (lengths != width).any():
+        row = int((lengths != width).argmax())
+        raise SchemaMismatchError(
+            f"column {name!r} is ragged: list {row} has {lengths[row]} values, list 0 has {width}; "
+            "a tensor needs lists of equal length"
+        )
+    return list_values(values), width
+
+
+def null_text(name: str, values: pa.Array, rows: int) -> str:
+    """Where the first null of a column of ``rows`` rows is, as the documented refusal says it."""
+    position = values.is_null().to_pylist().index(True)
+    per_row = max(len(values) // rows, 1) if rows else 1
+    return (
+        f"tensor values may not be null: $[{position // per_row}].{name}[{position % per_row}] "
+        "is null"
+    )
+
+
+def _lengths(values: pa.Array) -> Array:
+    return np.diff(leaf_array(values.offsets))

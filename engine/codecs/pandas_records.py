@@ -1,0 +1,178 @@
+"""A result as pandas records in JSON: one object per row with the documented columns.
+
+Rules that hold here:
+- Columns of ``in`` and ``out`` are ordered by name, whatever the request's order.
+- A request's JSON values are repeated as they were sent, Arrow float32 as its shortest decimal;
+  NaN and infinities are null in JSON.
+- What is the same in every row is turned into text once; only the columns that change are written
+  row by row, each by as few calls as its type allows.
+Source: recorded replies of the documented engine; reference page, Log Retrieval.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from engine.codecs.arrow_columns import is_list, uniform_rows
+from engine.codecs.dataset import EVERYTHING, Dataset
+from engine.codecs.record_batch import metadata_values, rows_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from typing import TypeAlias
+
+    from engine.codecs.dataset import Path
+    from engine.values import Array, Column, InferResult, Output
+
+    Text: TypeAlias = bytes | Callable[[], list[bytes]]
+
+__all__ = ["write_records"]
+
+NUMPY = orjson.OPT_SERIALIZE_NUMPY
+
+
+def write_records(result: InferResult, dataset: Dataset = EVERYTHING) -> bytes:
+    """Write the pandas-records reply: one JSON object per row.
+
+    Args:
+        result: the answer.
+        dataset: which columns, nested or flat.
+
+    Returns:
+        The JSON text, UTF-8; ``[]`` for a request without rows.
+
+    Raises:
+        SchemaMismatchError: the dataset names an unknown column, or an output has not one value
+            per row.
+    """
+    rows = result.frame.rows
+    if not rows:
+        return b"[]"
+    texts = _leaf_texts(result)
+    selection = dataset.select(list(texts))
+    template = _Template()
+    _write_object(template, [(selection.key(path), texts[path]) for path in selection.paths])
+    return template.fill(rows)
+
+
+def _leaf_texts(result: InferResult) -> dict[Path, Text]:
+    """Each leaf as one text for all rows, or as a way to get one text per row when it is asked."""
+    frame = result.frame
+    texts: dict[Path, Text] = {("time",): b"%d" % result.time_ms}
+    for name in sorted(frame.columns):
+        texts["in", name] = _bind(_column_texts, frame.columns[name])
+    for output in result.outputs:
+        texts["out", output.name] = _bind(_output_texts, output, frame.rows)
+    texts["anomaly", "count"] = b"0"
+    for name, value in metadata_values(result).items():
+        texts["metadata", name] = orjson.dumps(value)
+    return texts
+
+
+def _bind(function: Callable[..., list[bytes]], *arguments: object) -> Callable[[], list[bytes]]:
+    return lambda: function(*arguments)
+
+
+class _Template:
+    """A row's text: constant pieces between the texts that change from row to row."""
+
+    def __init__(self) -> None:
+        self.constants = [bytearray()]
+        self.varying: list[list[bytes]] = []
+
+    def write(self, text: Text) -> None:
+        if callable(text):
+            self.varying.append(text())
+            self.constants.append(bytearray())
+        else:
+            self.constants[-1] += text
+
+    def fill(self, rows: int) -> bytes:
+        constants = list(map(bytes, self.constants))
+        if not self.varying:
+            return b"[%b]" % b",".join([constants[0]] * rows)
+        lines = self.varying[0]
+        for piece, texts in zip(constants[1:-1], self.varying[1:], strict=True):
+            lines = [line + piece + text for line, text in zip(lines, texts, strict=True)]
+        between = b"%b,%b" % (constants[-1], constants[0])
+        return b"[%b%b%b]" % (constants[0], between.join(lines), constants[-1])
+
+
+def _write_object(template: _Template, items: Sequence[tuple[Path, Text]]) -> None:
+    """Write ``{…}`` with one member per first name, nesting where paths go deeper."""
+    groups: dict[str, list[tuple[Path, Text]]] = {}
+    for path, text in items:
+        groups.setdefault(path[0], []).append((path[1:], text))
+    opening = b"{"
+    for name, members in groups.items():
+        template.write(opening + orjson.dumps(name) + b":")
+        opening = b","
+        if members[0][0]:
+            _write_object(template, members)
+        else:
+            template.write(members[0][1])
+    template.write(b"{}" if opening == b"{" else b"}")
+
+
+def _column_texts(column: Column) -> list[bytes]:
+    """A request column as one JSON text per row."""
+    if isinstance(column, list):
+        return _value_texts(column)
+    values = column.storage if isinstance(column, pa.ExtensionArray) else column
+    numbers = uniform_rows(values)
+    if numbers is not None:
+        return _array_texts(numbers)
+    if _leaf_type(values.type) == pa.float32():  # as float32, or it prints the widened double
+        return [_row_text(value) for value in values]
+    return _value_texts(values.to_pylist())
+
+
+def _leaf_type(kind: pa.DataType) -> pa.DataType:
+    while is_list(kind):
+        kind = kind.value_type
+    return kind
+
+
+def _row_text(value: pa.Scalar) -> bytes:
+    """A nested list of float32, of any lengths, as JSON."""
+    if isinstance(value, pa.ListScalar | pa.LargeListScalar | pa.FixedSizeListScalar):
+        if not value.is_valid:
+            return b"null"
+        return b"[%b]" % b",".join(map(_row_text, value.values))
+    return orjson.dumps(np.float32(value.as_py()), option=NUMPY) if value.is_valid else b"null"
+
+
+def _value_texts(values: list[object]) -> list[bytes]:
+    if set(map(type, values)) == {list}:
+        # One call for the whole column; a cut at every "],[" is right where it gives one piece per
+        # row, since each boundary between rows is such a place.
+        pieces = orjson.dumps(values)[2:-2].split(b"],[")
+        if len(pieces) == len(values):
+            return [b"[%b]" % piece for piece in pieces]
+    return [orjson.dumps(value) for value in values]
+
+
+def _output_texts(output: Output, rows: int) -> list[bytes]:
+    values = rows_of(output, rows)
+    if values.dtype.kind == "O":
+        return [
+            orjson.dumps(value.tolist() if isinstance(value, np.ndarray) else value, option=NUMPY)
+            if not isinstance(value, np.ndarray) or value.dtype.kind == "O"
+            else orjson.dumps(np.ascontiguousarray(value), option=NUMPY)
+            for value in values
+        ]
+    return _array_texts(values)
+
+
+def _array_texts(values: Array) -> list[bytes]:
+    """Numbers ``[rows]`` or ``[rows, …]`` as one JSON text per row."""
+    if values.ndim == 1:
+        return orjson.dumps(np.ascontiguousarray(values), option=NUMPY)[1:-1].split(b",")
+    if values.ndim == 2 and values.shape[1]:
+        text = orjson.dumps(np.ascontiguousarray(values), option=NUMPY)
+        return [b"[%b]" % piece for piece in text[2:-2].split(b"],[")]
+    return [orjson.dumps(np.ascontiguousarray(row), option=NUMPY) for row in values]

@@ -1,0 +1,203 @@
+"""A result as an Arrow record batch: the documented record, which is also a row of the log.
+
+``time``, ``in``, ``out``, ``anomaly`` and ``metadata`` with the nullability, child names and
+``tensor_type`` field metadata of the documented engine's own log segments.
+Source: recorded Arrow replies and log segments of the documented engine.
+
+Rules that hold here:
+- Columns of ``in`` and ``out`` are ordered by name, whatever the request's order.
+- Request columns stay views into the request body where their type allows; NaN stays NaN.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from engine.codecs.arrow_columns import arrow_array, list_values
+from engine.codecs.dataset import EVERYTHING, Dataset
+from engine.errors import SchemaMismatchError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from engine.codecs.dataset import Path, Selection
+    from engine.values import Array, Column, InferResult, Output
+
+__all__ = ["metadata_values", "record_batch", "rows_of"]
+
+
+def record_batch(result: InferResult, dataset: Dataset = EVERYTHING) -> pa.RecordBatch:
+    """The result as an Arrow record batch in the documented log schema.
+
+    Args:
+        result: the answer.
+        dataset: which columns, nested or flat.
+
+    Returns:
+        One row per request row; struct columns not null, each field with its ``tensor_type``.
+        Columns of the request stay views into its body where their type allows.
+
+    Raises:
+        SchemaMismatchError: as for ``write_records``.
+    """
+    rows = result.frame.rows
+    leaves = _leaf_arrays(result)
+    selection = dataset.select(list(leaves))
+    fields, arrays = _nest(selection, leaves)
+    return (
+        pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
+        if fields
+        else (pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([]))))
+    )
+
+
+def _leaf_arrays(result: InferResult) -> dict[Path, tuple[pa.Field, pa.Array]]:
+    rows = result.frame.rows
+    leaves: dict[Path, tuple[pa.Field, pa.Array]] = {
+        ("time",): _leaf("time", pa.int64(), _repeat(result.time_ms, pa.int64(), rows))
+    }
+    for name in sorted(result.frame.columns):
+        column = result.frame.columns[name]
+        array = _list_array(pa.array(column) if isinstance(column, list) else column)
+        shape = result.frame.row_shapes.get(name) or _list_shape(column)
+        leaves["in", name] = _leaf(name, array.type, array, shape)
+    for output in result.outputs:
+        array = _output_array(rows_of(output, rows))
+        leaves["out", output.name] = _leaf(
+            output.name, array.type, array, list(output.values.shape[1:] if output.per_row else ())
+        )
+    count = _repeat(0, pa.uint32(), rows)
+    leaves["anomaly", "count"] = _leaf("count", pa.uint32(), count, ())
+    for name, value in metadata_values(result).items():
+        kind = _METADATA_TYPES[name]
+        leaves["metadata", name] = _leaf(name, kind, _repeat(value, kind, rows))
+    return leaves
+
+
+_METADATA_TYPES = {
+    "last_model": pa.string(),
+    "pipeline_version": pa.string(),
+    "elapsed": pa.list_(pa.field("steps", pa.uint64(), nullable=False)),
+    "dropped": pa.list_(pa.field("item", pa.string())),
+    "partition": pa.string(),
+}
+
+
+def _leaf(
+    name: str,
+    kind: pa.DataType,
+    array: pa.Array,
+    shape: Iterable[int | None] | None = None,
+) -> tuple[pa.Field, pa.Array]:
+    metadata = None if shape is None else {"tensor_type": orjson.dumps({"shape": list(shape)})}
+    return pa.field(name, kind, nullable=False, metadata=metadata), array
+
+
+def _repeat(value: object, kind: pa.DataType, rows: int) -> pa.Array:
+    return pa.repeat(pa.scalar(value, kind), rows)
+
+
+def _list_array(array: pa.Array) -> pa.Array:
+    """Fixed-size lists become the variable lists that the documented schema has."""
+    if isinstance(array, pa.ExtensionArray):
+        array = array.storage
+    kind = array.type
+    if not pa.types.is_fixed_size_list(kind) or array.null_count:
+        return array
+    values = _list_array(list_values(array))
+    item = pa.field("item", values.type)
+    return _equal_lists(values, len(array), kind.list_size, item)
+
+
+def _equal_lists(values: pa.Array, count: int, width: int, item: pa.Field) -> pa.Array:
+    """Group values into variable lists that all have the same length."""
+    offsets = arrow_array(np.arange(count + 1, dtype=np.int32) * np.int32(width))
+    return pa.ListArray.from_arrays(offsets, values, type=pa.list_(item))
+
+
+def _list_shape(column: Column) -> list[int | None]:
+    """The declared shape of a column that declares none: one open axis per list level."""
+    depth = 0
+    if isinstance(column, list):
+        value: object = column[0] if column else None
+        while isinstance(value, list):
+            depth += 1
+            value = value[0] if value else None
+    else:
+        kind = column.type
+        while hasattr(kind, "value_type"):
+            depth += 1
+            kind = kind.value_type
+    return [None] * depth
+
+
+def _output_array(values: Array) -> pa.Array:
+    """``[rows, …]`` as nested lists whose items are named ``inner`` and not null."""
+    if values.dtype.kind == "O" and len(values) and isinstance(values[0], np.ndarray):
+        first = _output_array(values[0])
+        return pa.array([value.tolist() for value in values], pa.list_(_inner(first.type)))
+    flat = values.ravel()
+    array = arrow_array(flat)
+    for axis in range(values.ndim - 1, 0, -1):
+        count = int(np.prod(values.shape[:axis]))
+        array = _equal_lists(array, count, values.shape[axis], _inner(array.type))
+    return array
+
+
+def _inner(kind: pa.DataType) -> pa.Field:
+    return pa.field("inner", kind, nullable=False)
+
+
+def _nest(
+    selection: Selection, leaves: dict[Path, tuple[pa.Field, pa.Array]]
+) -> tuple[list[pa.Field], list[pa.Array]]:
+    """Group the chosen leaves into struct columns, or leave them flat."""
+    groups: dict[str, list[tuple[pa.Field, pa.Array]]] = {}
+    flat: dict[str, bool] = {}
+    for path in selection.paths:
+        key = selection.key(path)
+        field, array = leaves[path]
+        groups.setdefault(key[0], []).append((field.with_name(key[-1]), array))
+        flat[key[0]] = len(key) == 1
+    fields: list[pa.Field] = []
+    arrays: list[pa.Array] = []
+    for name, members in groups.items():
+        if flat[name]:
+            fields.append(members[0][0])
+            arrays.append(members[0][1])
+            continue
+        array = pa.StructArray.from_arrays(
+            [array for _, array in members], fields=[field for field, _ in members]
+        )
+        fields.append(pa.field(name, array.type, nullable=False))
+        arrays.append(array)
+    return fields, arrays
+
+
+def metadata_values(result: InferResult) -> dict[str, object]:
+    """The record's ``metadata`` in documented order; the same for every row of a request."""
+    model = orjson.dumps({"model_name": result.model.name, "model_sha": result.model.sha})
+    return {
+        "last_model": model.decode(),
+        "pipeline_version": result.pipeline.version,
+        "elapsed": result.elapsed_ns,
+        "dropped": [],
+        "partition": result.partition,
+    }
+
+
+def rows_of(output: Output, rows: int) -> Array:
+    """An output as one value per row; the only row of a request takes an output of any shape."""
+    if output.per_row:
+        return output.values
+    if rows == 1:
+        return output.values[np.newaxis]
+    raise SchemaMismatchError(
+        f"output {output.name!r} has the shape {list(output.values.shape)} for {rows} rows: it has "
+        "not one value per row, which records need. Send one row per request, or ask for the "
+        "legacy reply (without dataset parameters)"
+    )

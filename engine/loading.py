@@ -1,0 +1,114 @@
+"""From ``PIPELINE_URL`` to a running pipeline: find, verify, load, warm up.
+
+Rules that hold here:
+- Runs on a thread of its own while the engine already answers health probes.
+- Everything that can go wrong is a StartupError whose text says what to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from typing import TYPE_CHECKING
+
+from engine.dataplane import RunningPipeline, ServedModel
+from engine.pipeline.definition import DefinitionDraft, parse_definition
+from engine.pipeline.plan import single_model
+from engine.publish.artifact import version_of
+from engine.publish.pull import open_artifact
+from engine.publish.reference import parse_reference
+from engine.sessions.providers import check_provider, choose_providers
+from engine.sessions.session import ModelOptions, ModelSession
+from engine.values import ModelIdentity, PipelineIdentity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from engine.dataplane import DataPlane
+    from engine.pipeline.definition import ModelDraft
+    from engine.publish.artifact import Artifact
+
+__all__ = ["load_pipeline"]
+
+_session_lock = threading.Lock()  # ONNX Runtime must not create sessions concurrently
+
+
+def load_pipeline(
+    url: str,
+    plane: DataPlane,
+    *,
+    threads: int,
+    accelerator: str,
+    partition: str,
+    report: Callable[[str], None],
+    warn: Callable[[str], None],
+) -> RunningPipeline:
+    """Load the published pipeline and announce it to the data plane on the way.
+
+    Args:
+        url: ``PIPELINE_URL``.
+        plane: Is told what is being loaded; does not serve it yet.
+        threads: Intra-op threads of each session.
+        accelerator: As in ``ACCELERATOR``.
+        partition: Name of the edge or host.
+        report: Takes the documented start-up lines.
+        warn: Takes what the operator should know.
+
+    Returns:
+        The pipeline, loaded and warmed up.
+
+    Raises:
+        StartupError: it cannot be found, trusted, loaded or run.
+    """
+    drafts: list[DefinitionDraft] = []
+
+    def read_models(document: bytes) -> Sequence[ModelDraft]:
+        draft = parse_definition(document)
+        single_model(draft)  # refuses what cannot be run before anything is fetched
+        drafts.append(draft)
+        return draft.models
+
+    artifact = open_artifact(parse_reference(url), read_models=read_models, report=report)
+    draft = drafts[-1]
+    definition = draft.resolve(artifact.layers)
+    identity = PipelineIdentity(definition.id, _version(artifact, definition.version))
+    served = tuple(
+        ServedModel(ModelIdentity(model.name, model.version, model.sha), model.model_version_id)
+        for model in definition.models
+    )
+    plane.announce(identity, served)
+    report("Starting engine")
+    key = single_model(draft)
+    model = definition.models[key]
+    options = ModelOptions(
+        tensor_fields=model.tensor_fields,
+        single_rows=model.batch_config == "single",
+        threads=threads,
+        providers=choose_providers(accelerator),
+    )
+    with _session_lock:
+        session = ModelSession(served[key].identity, artifact.layers[key].path, options)
+    check_provider(accelerator, session.provider, model.name)
+    pipeline = RunningPipeline(identity, session, served, partition)
+    problem = pipeline.warm_up()
+    if problem is not None:
+        warn(f"model {model.name!r} could not be run on generated rows: {problem}")
+    report(
+        f"Model {model.name}: inputs {_list(session.inputs)}, outputs {_list(session.outputs)}, "
+        f"{threads} intra-op thread{'s' if threads > 1 else ''}, {session.provider}"
+    )
+    return pipeline
+
+
+def _version(artifact: Artifact, declared: str | None) -> str:
+    """The pipeline's version: its tag, what its definition says, or an id made from its content."""
+    if artifact.version or declared:
+        return artifact.version or str(declared)
+    content = hashlib.sha256(artifact.definition)
+    for layer in artifact.layers:
+        content.update(layer.digest.encode())
+    return version_of(content.hexdigest())
+
+
+def _list(specs: Sequence[object]) -> str:
+    return "; ".join(map(str, specs)) or "none declared"

@@ -1,0 +1,1 @@
+"""The HTTP shell: media types, status codes and the documented endpoints around the data plane."""

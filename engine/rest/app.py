@@ -1,0 +1,159 @@
+"""The Starlette applications: every documented endpoint that is not an inference, and the metrics.
+
+``POST /infer`` and ``POST /pipelines/{name}`` never arrive here (``protocol`` answers them); their
+paths are routed all the same so that another method gets a 405 that says what is allowed.
+Source: reference page, Edge Deployment Endpoints.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.routing import Route
+
+from engine.errors import ConflictError, EngineError, NotFoundError
+from engine.rest.errors import error_body, error_reply
+from engine.rest.metrics import CONTENT_TYPE, exposition
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.requests import Request
+    from starlette.types import ASGIApp, Receive, Scope, Send
+
+    from engine.rest.exchange import Service
+
+    Endpoint = Callable[[Request], Awaitable[Response]]
+
+import orjson
+
+__all__ = ["metrics_app", "rest_app"]
+
+OPEN_PATHS = frozenset({"/healthz", "/livez"})  # probes carry no token
+
+
+def rest_app(service: Service) -> ASGIApp:
+    """The application behind the HTTP port.
+
+    Args:
+        service: what every connection shares.
+
+    Returns:
+        An ASGI application without lifespan.
+    """
+    plane = service.plane
+
+    async def pipelines(_request: Request) -> Response:
+        return _json({"pipelines": plane.pipelines()})
+
+    async def models(_request: Request) -> Response:
+        return _json({"models": plane.models()})
+
+    async def healthz(_request: Request) -> Response:
+        return _json({"status": plane.state}, 200 if plane.is_ready else 503)
+
+    async def livez(_request: Request) -> Response:
+        return _json({"status": "Alive"})
+
+    async def logs(_request: Request) -> Response:
+        raise NotFoundError(
+            "the inference log is off: start the engine with LOCAL_INFERENCE_STORAGE and "
+            "PLATEAU_PAGE_SIZE to keep one"
+        )
+
+    async def openai(_request: Request) -> Response:
+        raise ConflictError(
+            "this pipeline is not a language model: its inference endpoints are POST /infer and "
+            "POST /pipelines/{name}, without OpenAI extensions"
+        )
+
+    routes = [
+        Route("/pipelines", pipelines, methods=["GET"]),
+        Route("/models", models, methods=["GET"]),
+        Route("/healthz", healthz, methods=["GET"]),
+        Route("/livez", livez, methods=["GET"]),
+        Route("/logs", logs, methods=["POST"]),
+        Route("/infer", _only_for_its_method, methods=["POST"]),
+        Route("/pipelines/{name}", _only_for_its_method, methods=["POST"]),
+        Route("/infer/openai/v1/{rest:path}", openai, methods=["POST"]),
+        Route("/pipelines/{name}/openai/v1/{rest:path}", openai, methods=["POST"]),
+    ]
+    app = Starlette(
+        routes=routes,
+        exception_handlers={
+            EngineError: _engine_error,
+            HTTPException: _http_exception,
+            Exception: _engine_error,
+        },
+    )
+    app.router.redirect_slashes = False
+    return app if service.tokens is None else _Authorized(app, service)
+
+
+def metrics_app(service: Service, deploy_id: str) -> ASGIApp:
+    """The application behind the metrics port: ``GET /metrics``."""
+
+    async def metrics(_request: Request) -> Response:
+        text = exposition(service.plane, service.slots, service.metrics, deploy_id)
+        return Response(text, media_type=CONTENT_TYPE)
+
+    return Starlette(
+        routes=[Route("/metrics", metrics, methods=["GET"])],
+        exception_handlers={HTTPException: _http_exception, Exception: _engine_error},
+    )
+
+
+class _Authorized:
+    """Lets a request through that carries an accepted token."""
+
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app = app
+        self._service = service
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        tokens = self._service.tokens
+        if tokens is not None and scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            try:
+                tokens.check(dict(scope["headers"]).get(b"authorization", b""))
+            except EngineError as error:
+                await _response(error)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+async def _only_for_its_method(_request: Request) -> Response:
+    raise NotFoundError("this path is POST only")  # the protocol answers POST
+
+
+async def _engine_error(_request: Request, error: Exception) -> Response:
+    return _response(error)
+
+
+async def _http_exception(request: Request, error: Exception) -> Response:
+    """Starlette's own 404 and 405 in the engine's words."""
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    headers = error.headers if isinstance(error, HTTPException) else None
+    text = f"{request.method} is not allowed on {request.url.path}"
+    if status == 404:
+        text = (
+            f"nothing is served at {request.url.path[:200]}: there are POST /infer, POST "
+            "/pipelines/{name}, GET /pipelines, GET /models, POST /logs, GET /healthz, GET /livez"
+        )
+    return Response(
+        error_body(status, text), status, headers=headers, media_type="application/json"
+    )
+
+
+def _response(error: Exception) -> Response:
+    reply = error_reply(error)
+    response = Response(bytes(reply.body), reply.status, media_type=reply.content_type.decode())
+    for name, value in reply.headers:
+        response.headers[name.decode()] = value.decode()
+    return response
+
+
+def _json(content: dict[str, object], status: int = 200) -> Response:
+    return Response(orjson.dumps(content), status, media_type="application/json")
