@@ -13,6 +13,7 @@ import asyncio
 import gc
 import logging
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -23,10 +24,12 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import uvloop
 
+from engine.config import resolve_persist_dir
 from engine.dataplane import DataPlane
 from engine.errors import StartupError
 from engine.loading import load_pipeline
 from engine.metrics import Metrics
+from engine.options import pull_options
 from engine.rest.app import metrics_app, rest_app
 from engine.rest.exchange import Service
 from engine.rest.protocol import sweep
@@ -36,6 +39,7 @@ from engine.sessions.cpus import available_cpus, intra_op_threads
 from engine.sessions.slots import Slots
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Final
 
     from engine.config import EngineConfig
@@ -49,11 +53,12 @@ GC_THRESHOLD: Final = (20_000, 50, 50)  # full collections pause for 100 ms in a
 log = logging.getLogger("sagitta")
 
 
-def serve(config: EngineConfig) -> int:
+def serve(config: EngineConfig, credential_files: tuple[Path, ...] = ()) -> int:
     """Run the engine until it is told to stop.
 
     Args:
         config: The whole configuration.
+        credential_files: Where Docker and Podman keep registry credentials.
 
     Returns:
         The exit code: 0.
@@ -62,7 +67,7 @@ def serve(config: EngineConfig) -> int:
         StartupError: A port is taken, or the pipeline cannot be served.
     """
     _log_to_stdout(debug=config.debug)
-    engine = _Engine(config)
+    engine = _Engine(config, credential_files)
     uvloop.run(engine.run())
     engine.close()
     if engine.failure is not None:
@@ -74,7 +79,7 @@ def serve(config: EngineConfig) -> int:
 class _Engine:
     """All parts of one running engine."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, credential_files: tuple[Path, ...]) -> None:
         self.config = config
         self.failure: StartupError | None = None
         log.info("Sagitta Engine - Standalone mode")
@@ -82,6 +87,8 @@ class _Engine:
             log.debug(line)
         for warning in config.warnings:
             log.warning(warning)
+        self.persist_dir, self._is_temporary = _persist_dir(config)
+        self.pull_options = pull_options(config, self.persist_dir, credential_files)
         available, how = available_cpus()
         self.threads, warning_text = intra_op_threads(config.cpu_cores, available)
         if warning_text:
@@ -150,6 +157,8 @@ class _Engine:
         grace_s = self.config.shutdown_grace_s
         ended = self.slots.close(grace_s)
         self._loader.join(timeout=grace_s)
+        if self._is_temporary:
+            shutil.rmtree(self.persist_dir, ignore_errors=True)
         if not ended or self._loader.is_alive():
             log.warning("a model was still running after SHUTDOWN_GRACE_S: leaving it behind")
             _flush()
@@ -162,6 +171,7 @@ class _Engine:
             pipeline = load_pipeline(
                 self.config.pipeline_url,
                 self.plane,
+                options=self.pull_options,
                 threads=self.threads,
                 accelerator=self.config.accelerator,
                 partition=self.partition,
@@ -229,6 +239,20 @@ def _tls(config: EngineConfig) -> TlsFiles | None:
     if config.tls_cert_file is None or config.tls_key_file is None:
         return None
     return TlsFiles(config.tls_cert_file, config.tls_key_file, config.tls_client_ca_file)
+
+
+def _persist_dir(config: EngineConfig) -> tuple[Path, bool]:
+    """Where things are kept, and whether that is a temporary folder, which is ours to remove."""
+    try:
+        folder, warning = resolve_persist_dir(config.persist_dir)
+    except OSError as error:
+        raise StartupError(
+            f"no folder can be written to ({error.strerror}); mount a volume at /persist, or a "
+            "tmpfs at /tmp"
+        ) from error
+    if warning:
+        log.warning(warning)
+    return folder, warning is not None
 
 
 def _read_tokens(config: EngineConfig) -> TokenFile | None:

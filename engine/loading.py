@@ -15,6 +15,7 @@ from engine.dataplane import RunningPipeline, ServedModel
 from engine.pipeline.definition import DefinitionDraft, parse_definition
 from engine.pipeline.plan import single_model
 from engine.publish.artifact import version_of
+from engine.publish.progress import line_progress
 from engine.publish.pull import open_artifact
 from engine.publish.reference import parse_reference
 from engine.sessions.providers import check_provider, choose_providers
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from engine.dataplane import DataPlane
     from engine.pipeline.definition import ModelDraft
     from engine.publish.artifact import Artifact
+    from engine.publish.pull import PullOptions
 
 __all__ = ["load_pipeline"]
 
@@ -37,6 +39,7 @@ def load_pipeline(
     url: str,
     plane: DataPlane,
     *,
+    options: PullOptions,
     threads: int,
     accelerator: str,
     partition: str,
@@ -48,6 +51,7 @@ def load_pipeline(
     Args:
         url: ``PIPELINE_URL``.
         plane: Is told what is being loaded; does not serve it yet.
+        options: Registry, cache and signature key.
         threads: Intra-op threads of each session.
         accelerator: As in ``ACCELERATOR``.
         partition: Name of the edge or host.
@@ -68,7 +72,13 @@ def load_pipeline(
         drafts.append(draft)
         return draft.models
 
-    artifact = open_artifact(parse_reference(url), read_models=read_models, report=report)
+    artifact = open_artifact(
+        parse_reference(url),
+        options=options,
+        read_models=read_models,
+        report=report,
+        progress=line_progress(report),
+    )
     draft = drafts[-1]
     definition = draft.resolve(artifact.layers)
     identity = PipelineIdentity(definition.id, _version(artifact, definition.version))
@@ -80,14 +90,14 @@ def load_pipeline(
     report("Starting engine")
     key = single_model(draft)
     model = definition.models[key]
-    options = ModelOptions(
+    model_options = ModelOptions(
         tensor_fields=model.tensor_fields,
         single_rows=model.batch_config == "single",
         threads=threads,
         providers=choose_providers(accelerator),
     )
     with _session_lock:
-        session = ModelSession(served[key].identity, artifact.layers[key].path, options)
+        session = ModelSession(served[key].identity, artifact.layers[key].path, model_options)
     check_provider(accelerator, session.provider, model.name)
     pipeline = RunningPipeline(identity, session, served, partition)
     problem = pipeline.warm_up()

@@ -11,8 +11,8 @@ LAYERS = [
     {"values", "config", "metrics", "_proto"},
     {"batching", "codecs", "edge", "logring", "pipeline", "publish", "sessions"},
     {"dataplane"},
-    {"flight", "loading", "rest"},
-    {"app", "ops"},
+    {"flight", "loading", "options", "rest"},
+    {"app", "commands", "ops"},
     {"__main__"},
 ]
 RANK = {part: row for row, parts in enumerate(LAYERS) for part in parts}

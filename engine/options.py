@@ -1,0 +1,57 @@
+"""From the whole configuration to the small objects that parts are given.
+
+Rule that holds here: a part never sees ``EngineConfig``; what it needs is picked out here, once for
+``serve`` and for the commands that publish, pull and inspect.
+"""
+
+from pathlib import Path
+
+from engine.config import EngineConfig
+from engine.publish.credentials import Credentials, RegistryAccess
+from engine.publish.pull import PullOptions
+
+__all__ = ["pull_options", "registry_access"]
+
+_CACHE = "oci"
+
+
+def registry_access(config: EngineConfig, credential_files: tuple[Path, ...]) -> RegistryAccess:
+    """How registries are reached.
+
+    Args:
+        config: The whole configuration.
+        credential_files: Where Docker and Podman keep credentials; used without ``OCI_USERNAME``.
+
+    Returns:
+        Host, credentials and trust.
+    """
+    credentials = None
+    if config.oci_username is not None and config.oci_password is not None:
+        credentials = Credentials(config.oci_username, config.oci_password, "OCI_USERNAME")
+    return RegistryAccess(
+        registry=config.oci_registry,
+        credentials=credentials,
+        files=credential_files,
+        ca_file=config.oci_ca_file,
+        plain_http=config.oci_plain_http,
+    )
+
+
+def pull_options(
+    config: EngineConfig, persist_dir: Path, credential_files: tuple[Path, ...]
+) -> PullOptions:
+    """What opening the published pipeline needs.
+
+    Args:
+        config: The whole configuration.
+        persist_dir: The resolved ``PERSIST_DIR``.
+        credential_files: As in ``registry_access``.
+
+    Returns:
+        The options; the cache is ``PERSIST_DIR/oci``.
+    """
+    return PullOptions(
+        access=registry_access(config, credential_files),
+        cache_directory=persist_dir / _CACHE,
+        verify_key_file=config.verify_key_file,
+    )
