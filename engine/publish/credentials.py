@@ -1,4 +1,4 @@
-"""Whose password goes where: ``OCI_USERNAME``, the Docker and Podman files and their helpers.
+"""How registries are reached, and whose password goes where.
 
 Rules that hold here:
 - Credentials belong to one registry host; they are never looked up for, or offered to, another.
@@ -11,7 +11,7 @@ import binascii
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import orjson
@@ -20,7 +20,14 @@ from engine.config.values import Secret
 from engine.publish.artifact import FetchError
 from engine.publish.reference import RegistryReference
 
-__all__ = ["DOCKER_HUB", "Credentials", "RegistryAccess", "credential_files", "find_credentials"]
+__all__ = [
+    "DOCKER_HUB",
+    "Credentials",
+    "Limits",
+    "RegistryAccess",
+    "credential_files",
+    "find_credentials",
+]
 
 DOCKER_HUB = "docker.io"
 _DOCKER_HUB_KEY = "https://index.docker.io/v1/"
@@ -55,6 +62,40 @@ class Credentials:
         return f"Basic {base64.b64encode(pair).decode()}"
 
 
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """How long a registry is waited for.
+
+    Attributes:
+        connect_s: For a TCP connection and its TLS handshake.
+        document_s: For one manifest, config, token or upload step, all attempts together.
+        pull_s: For a whole pull; large, because a model over a slow link takes hours.
+        slow_window_s: A transfer that brings less than ``slow_bytes`` in this time is broken off.
+        slow_bytes: See ``slow_window_s``.
+        attempts: Tries of one request, and tries in a row of a transfer that gets nowhere.
+    """
+
+    connect_s: float = 5.0
+    document_s: float = 30.0
+    pull_s: float = 12 * 3600.0
+    slow_window_s: float = 30.0
+    slow_bytes: int = 32 << 10
+    attempts: int = 5
+
+    def hasty(self) -> "Limits":
+        """The same, for a registry that need not be waited for since there is a cached artifact.
+
+        An edge without a network is then up in under 3 s, and one behind a registry that dribbles
+        in under 10 s.
+        """
+        return replace(
+            self,
+            connect_s=min(self.connect_s, 2.0),
+            document_s=min(self.document_s, 7.0),
+            attempts=min(self.attempts, 2),
+        )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RegistryAccess:
     """How registries are reached.
@@ -66,6 +107,7 @@ class RegistryAccess:
         files: Where else credentials are looked for, from ``credential_files``.
         ca_file: ``OCI_CA_FILE``: PEM certificates trusted beside the usual ones.
         plain_http: ``OCI_PLAIN_HTTP``; loopback needs no asking.
+        limits: How long a registry is waited for.
     """
 
     registry: str | None = None
@@ -73,6 +115,7 @@ class RegistryAccess:
     files: tuple[Path, ...] = ()
     ca_file: Path | None = None
     plain_http: bool = False
+    limits: Limits = Limits()
 
     def credentials_for(self, reference: RegistryReference) -> Credentials | None:
         """The credentials of one registry; those of another one are not offered to it."""

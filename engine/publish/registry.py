@@ -29,7 +29,6 @@ from engine.publish.reference import RegistryReference, is_digest
 from engine.publish.sockets import is_plain_http
 from engine.publish.transport import (
     TRANSFER_ERRORS,
-    Limits,
     Request,
     Transport,
     explain,
@@ -62,21 +61,18 @@ class BlobSink(Protocol):
 class RegistryClient(Registry):  # type: ignore[misc]  # oras has no types
     """One repository of one registry; used by one thread."""
 
-    def __init__(
-        self, reference: RegistryReference, access: RegistryAccess, limits: Limits | None = None
-    ) -> None:
+    def __init__(self, reference: RegistryReference, access: RegistryAccess) -> None:
         """Prepare; nothing is sent but, on loopback, a look whether the registry speaks TLS.
 
         Args:
             reference: Names registry and repository.
-            access: Credentials, trust and whether plain http may be used.
-            limits: How long the registry is waited for.
+            access: Credentials, trust, limits and whether plain http may be used.
 
         Raises:
             FetchError: The CA file or a credential helper cannot be used.
         """
         host = _API_HOSTS.get(reference.registry, reference.registry)
-        self.limits = limits or Limits()
+        self.limits = access.limits
         insecure = is_plain_http(host, asked=access.plain_http, timeout_s=self.limits.connect_s)
         super().__init__(hostname=host, insecure=insecure)
         self.credentials = access.credentials_for(reference)

@@ -5,6 +5,7 @@ Rules that hold here:
 - Nothing leaves here that does not lie, verified, in the cache.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 from engine.publish.artifact import FetchError, Progress, Report
@@ -15,14 +16,8 @@ from engine.publish.manifest import Descriptor
 from engine.publish.reference import RegistryReference
 from engine.publish.registry import RegistryClient
 from engine.publish.sockets import unreachable_reason
-from engine.publish.transport import Limits
 
 __all__ = ["RemoteSource", "connect"]
-
-# With something in the cache to start from, a registry is not waited for: an edge without a network
-# is up in under 3 s, and one behind a registry that dribbles in under 10 s.
-_REACH_S = 2.0
-_HASTY = Limits(connect_s=2.0, document_s=7.0, attempts=2)
 
 
 def connect(
@@ -43,12 +38,13 @@ def connect(
         FetchError: It is not in reach, or refuses the credentials.
     """
     if not may_wait:
+        access = replace(access, limits=access.limits.hasty())
         reason = unreachable_reason(
-            reference.registry, is_plain=access.plain_http, timeout_s=_REACH_S
+            reference.registry, is_plain=access.plain_http, timeout_s=access.limits.connect_s
         )
         if reason is not None:
             raise FetchError(f"{reference.registry} is not in reach ({reason})")
-    client = RegistryClient(reference, access, None if may_wait else _HASTY)
+    client = RegistryClient(reference, access)
     if client.credentials is not None:
         client.log_in()
         report("Login Succeeded")

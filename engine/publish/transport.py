@@ -23,12 +23,12 @@ import requests
 import urllib3.exceptions
 
 from engine.publish.artifact import FetchError
+from engine.publish.credentials import Limits
 from engine.publish.manifest import MAX_DOCUMENT_BYTES
 from engine.publish.sockets import Deadline, DeadlineAdapter
 
 __all__ = [
     "TRANSFER_ERRORS",
-    "Limits",
     "Request",
     "Transport",
     "explain",
@@ -50,27 +50,6 @@ TRANSFER_ERRORS = (
     OSError,
 )
 """What a connection that breaks raises, depending on where it breaks."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """How long a registry is waited for.
-
-    Attributes:
-        connect_s: For a TCP connection and its TLS handshake.
-        document_s: For one manifest, config, token or upload step, all attempts together.
-        pull_s: For a whole pull; large, because a model over a slow link takes hours.
-        slow_window_s: A transfer that brings less than ``slow_bytes`` in this time is broken off.
-        slow_bytes: See ``slow_window_s``.
-        attempts: Tries of one request, and tries in a row of a transfer that gets nowhere.
-    """
-
-    connect_s: float = 5.0
-    document_s: float = 30.0
-    pull_s: float = 12 * 3600.0
-    slow_window_s: float = 30.0
-    slow_bytes: int = 32 << 10
-    attempts: int = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,17 +186,18 @@ def jittered_s(attempt: int) -> float:
 
 def _read_body(response: requests.Response) -> None:
     """Read a small body where ``requests`` keeps it; an endless one ends at the limit."""
-    with response:
-        body = bytearray()
-        while chunk := response.raw.read1(_CHUNK_BYTES):
-            body += chunk
-            if len(body) > MAX_DOCUMENT_BYTES:
-                raise FetchError(
-                    f"{urlsplit(response.url).netloc} sent more than {MAX_DOCUMENT_BYTES} bytes "
-                    "where a small document belongs"
-                )
+    body = bytearray()
+    while chunk := response.raw.read1(_CHUNK_BYTES):
+        body += chunk
+        if len(body) > MAX_DOCUMENT_BYTES:
+            response.close()
+            raise FetchError(
+                f"{urlsplit(response.url).netloc} sent more than {MAX_DOCUMENT_BYTES} bytes "
+                "where a small document belongs"
+            )
     response._content = bytes(body)
     response._content_consumed = True
+    response.close()  # gives the connection back, now that the body is read
 
 
 def _is_final(error: BaseException) -> bool:

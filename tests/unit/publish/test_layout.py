@@ -78,7 +78,7 @@ def test_nested_indexes_are_followed_by_platform(writer, monkeypatch):
     )
     writer.tag(writer.json_blob({"manifests": [inner]}), "v1")
 
-    assert open_layout(writer.directory, "v1").digest == wanted["digest"]
+    assert [layer.name for layer in open_layout(writer.directory, "v1").layers] == ["a", "b"]
 
 
 def test_an_index_that_holds_itself_ends(writer):
