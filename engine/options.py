@@ -4,15 +4,44 @@ Rule that holds here: a part never sees ``EngineConfig``; what it needs is picke
 ``serve`` and for the commands that publish, pull and inspect.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 
-from engine.config import EngineConfig
+from engine.config import EngineConfig, resolve_persist_dir
+from engine.errors import StartupError
 from engine.publish.credentials import Credentials, RegistryAccess
 from engine.publish.pull import PullOptions
 
-__all__ = ["pull_options", "registry_access"]
+__all__ = ["persist_folder", "pull_options", "registry_access"]
 
 _CACHE = "oci"
+
+
+def persist_folder(config: EngineConfig, warn: Callable[[str], None]) -> tuple[Path, bool]:
+    """Find where things are kept.
+
+    Args:
+        config: The whole configuration.
+        warn: Told when what is kept will be lost.
+
+    Returns:
+        The resolved ``PERSIST_DIR``, and whether it is a temporary folder, to be removed in the
+        end.
+
+    Raises:
+        StartupError: Nothing can be written anywhere.
+        ConfigError: The folder that was asked for cannot be made or written to.
+    """
+    try:
+        folder, warning = resolve_persist_dir(config.persist_dir)
+    except OSError as error:
+        raise StartupError(
+            f"no folder can be written to ({error.strerror}); mount a volume at /persist, or a "
+            "tmpfs at /tmp"
+        ) from error
+    if warning:
+        warn(warning)
+    return folder, warning is not None
 
 
 def registry_access(config: EngineConfig, credential_files: tuple[Path, ...]) -> RegistryAccess:
