@@ -34,6 +34,9 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "serve": Command("engine.__main__:serve", "serve the published pipeline"),
+    "publish": Command("engine.commands.publish:run", "publish ONNX models as a pipeline"),
+    "pull": Command("engine.commands.pull:run", "fetch a publish, for later or for elsewhere"),
+    "inspect": Command("engine.commands.inspect:run", "show what a publish holds"),
 }
 
 

@@ -21,9 +21,7 @@ from engine.publish.artifact import (
 from engine.publish.manifest import MAX_DOCUMENT_BYTES
 from engine.publish.reference import DirectoryReference
 
-__all__ = ["open_directory"]
-
-_DEFINITION = "pipeline.json"
+__all__ = ["find_model", "open_directory", "read_definition_file"]
 
 
 def open_directory(
@@ -45,18 +43,24 @@ def open_directory(
     """
     report(f"Fetching manifest and config for pipeline: {reference}")
     root = reference.directory
-    definition = _read_definition(_inside(root, _DEFINITION))
+    definition = read_definition_file(reference)
     models = read_models(definition)
     report("Fetching model layers")
     layers = []
     for model in models:
-        layers.append(_layer(root, model))
+        layers.append(find_model(root, model))
         report_layer(layers[-1], report)
         report("  Fetched")
     return Artifact(str(reference), None, None, definition, tuple(layers))
 
 
-def _read_definition(path: Path) -> bytes:
+def read_definition_file(reference: DirectoryReference) -> bytes:
+    """The definition of a plain directory, as it is.
+
+    Raises:
+        FetchError: It is missing or too large.
+    """
+    path = _inside(reference.directory, reference.definition)
     try:
         with path.open("rb") as file:
             content = file.read(MAX_DOCUMENT_BYTES + 1)
@@ -67,7 +71,19 @@ def _read_definition(path: Path) -> bytes:
     return content
 
 
-def _layer(root: Path, model: WantedModel) -> ArtifactLayer:
+def find_model(root: Path, model: WantedModel) -> ArtifactLayer:
+    """Find and verify the file of one model.
+
+    Args:
+        root: The directory.
+        model: What the definition says of it.
+
+    Returns:
+        The layer that it would be.
+
+    Raises:
+        FetchError: It is missing, outside, or another one.
+    """
     path = _find(root, model)
     try:
         with path.open("rb") as file:
@@ -77,7 +93,7 @@ def _layer(root: Path, model: WantedModel) -> ArtifactLayer:
         raise FetchError(f"cannot read {path}: {error.strerror}") from error
     if model.sha not in (None, sha):
         raise FetchError(
-            f"{path} has the sha {sha}, {_DEFINITION} says {model.sha} for model {model.name!r}; "
+            f"{path} has the sha {sha}, its definition says {model.sha} for model {model.name!r}; "
             "the file is damaged or another one"
         )
     return ArtifactLayer(

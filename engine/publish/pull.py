@@ -7,9 +7,11 @@ Rules that hold here:
   cache holds the reference; the log says so. A bad signature or definition always stops it.
 """
 
-from collections.abc import Collection
+import contextlib
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from engine.errors import StartupError
 from engine.publish.artifact import (
@@ -29,6 +31,7 @@ from engine.publish.directory import open_directory
 from engine.publish.layout import BlobSource, OciLayout
 from engine.publish.manifest import (
     Descriptor,
+    Manifest,
     is_index,
     layer_of,
     read_index,
@@ -41,9 +44,17 @@ from engine.publish.reference import (
     Reference,
     RegistryReference,
 )
-from engine.publish.signature import SignatureError, verify_signature
+from engine.publish.signature import (
+    SignatureError,
+    fetch_signatures,
+    signature_tag,
+    verify_signature,
+)
 
-__all__ = ["PullOptions", "open_artifact"]
+if TYPE_CHECKING:
+    from engine.publish.remote import RemoteSource
+
+__all__ = ["Inspection", "PullOptions", "inspect_artifact", "open_artifact"]
 
 _MAX_INDEX_DEPTH = 4
 
@@ -65,6 +76,27 @@ class PullOptions:
     verify_key_file: Path | None = None
     in_use: Collection[str] = ()
     is_pulled_anew: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a publish holds.
+
+    Attributes:
+        url: As it was asked for.
+        digest: Of what the reference names; None for a plain directory.
+        is_signed: Whether something lies where cosign keeps signatures; not whether it is valid.
+        definition: The pipeline definition, JSON.
+        annotations: Of the manifest.
+        layers: Of the manifest.
+    """
+
+    url: str
+    digest: str | None
+    is_signed: bool
+    definition: bytes
+    annotations: Mapping[str, str]
+    layers: tuple[Descriptor, ...]
 
 
 def open_artifact(
@@ -104,6 +136,37 @@ def open_artifact(
             return open_directory(reference, read_models=read_models, report=report)
         case RegistryReference():
             return opening.from_registry(reference)
+
+
+def inspect_artifact(
+    reference: Reference, *, options: PullOptions, read_models: ReadModels, report: Report
+) -> Inspection:
+    """Read a publish's manifest and definition, and none of its models.
+
+    Args:
+        reference: From ``parse_reference``.
+        options: As for ``open_artifact``; the signature is checked where a key is given.
+        read_models: Reads the definition.
+        report: Takes remarks.
+
+    Returns:
+        What the publish holds.
+
+    Raises:
+        StartupError: It cannot be found, read or trusted.
+    """
+    opening = _Opening(options, read_models, report, _no_progress)
+    if isinstance(reference, RegistryReference):
+        cache = ArtifactCache(options.cache_directory, options.in_use)
+        with opening.remote(reference, cache, may_wait=True) as source:
+            return opening.inspect(reference, source, source.resolve())
+    if isinstance(reference, LayoutReference):
+        layout = OciLayout(reference.directory)
+        layout.check()
+        return opening.inspect(reference, layout, layout.select(reference))
+    artifact = open_directory(reference, read_models=read_models, report=lambda _line: None)
+    layers = tuple(Descriptor("", layer.digest, layer.size_bytes, {}) for layer in artifact.layers)
+    return Inspection(str(reference), None, False, artifact.definition, {}, layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,30 +209,48 @@ class _Opening:
     def _pull(
         self, reference: RegistryReference, cache: ArtifactCache, cached: Descriptor | None
     ) -> Artifact:
+        may_wait = cached is None or self.options.is_pulled_anew
+        if cached is not None:
+            cache.in_use.add(cached.digest)
+        with self.remote(reference, cache, may_wait=may_wait) as source:
+            self._announce(reference)
+            entry = source.resolve()
+            artifact = self._assemble(reference, source, entry)
+            if self.options.is_pulled_anew:
+                fetch_signatures(source, entry)  # for who checks them later, without a network
+            cache.keep({str(reference): entry, **source.signatures})
+        return artifact
+
+    @contextlib.contextmanager
+    def remote(
+        self, reference: RegistryReference, cache: ArtifactCache, *, may_wait: bool
+    ) -> "Iterator[RemoteSource]":
+        """Reach the registry, and hold the cache's lock."""
         # Imported here: an engine that serves from a directory, a layout or its cache needs none
         # of what talks to a registry, and starts a third of a second earlier.
         from engine.publish.remote import RemoteSource, connect  # noqa: PLC0415
 
-        may_wait = cached is None or self.options.is_pulled_anew
-        if cached is not None:
-            cache.in_use.add(cached.digest)
         client = connect(reference, self.options.access, self.report, may_wait=may_wait)
         with cache.writing(self.report):
-            source = RemoteSource(client, cache, reference, self.progress)
-            self._announce(reference)
-            entry = source.resolve()
-            artifact = self._assemble(reference, source, entry)
-            cache.keep({str(reference): entry, **source.signatures})
-        return artifact
+            yield RemoteSource(client, cache, reference, self.progress)
+
+    def inspect(self, reference: Reference, source: BlobSource, entry: Descriptor) -> Inspection:
+        """Verify and read the documents of an artifact."""
+        manifest, definition = self._documents(source, entry)
+        self.read_models(definition)
+        return Inspection(
+            str(reference),
+            entry.digest,
+            source.tagged(signature_tag(entry.digest)) is not None,
+            definition,
+            manifest.annotations,
+            manifest.layers,
+        )
 
     def _assemble(
         self, reference: LayoutReference | RegistryReference, source: BlobSource, entry: Descriptor
     ) -> Artifact:
-        """Verify signature, manifest, config and model layers of an artifact, in this order."""
-        if self.options.verify_key_file is not None:
-            verify_signature(source, entry, self.options.verify_key_file)
-        manifest = read_manifest(_manifest(source, entry))
-        definition = source.read(manifest.config)
+        manifest, definition = self._documents(source, entry)
         models = self.read_models(definition)
         self.report("Fetching model layers")
         layers = []
@@ -180,6 +261,13 @@ class _Opening:
             source.fetch(blob)
             self.report("  Fetched")
         return Artifact(str(reference), reference.tag, entry.digest, definition, tuple(layers))
+
+    def _documents(self, source: BlobSource, entry: Descriptor) -> tuple[Manifest, bytes]:
+        """Verify signature, manifest and config, in this order."""
+        if self.options.verify_key_file is not None:
+            verify_signature(source, entry, self.options.verify_key_file)
+        manifest = read_manifest(_manifest(source, entry))
+        return manifest, source.read(manifest.config)
 
     def _announce(self, reference: Reference) -> None:
         self.report(f"Fetching manifest and config for pipeline: {reference}")

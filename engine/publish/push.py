@@ -8,7 +8,7 @@ Rules that hold here:
 import contextlib
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,12 +17,18 @@ import orjson
 from engine.errors import StartupError
 from engine.publish.artifact import ArtifactLayer
 from engine.publish.blobfile import WritableLayout
-from engine.publish.layout import REF_NAME
-from engine.publish.manifest import MANIFEST_TYPE, Descriptor
+from engine.publish.layout import REF_NAME, OciLayout
+from engine.publish.manifest import (
+    MANIFEST_TYPE,
+    Descriptor,
+    is_index,
+    read_index,
+    read_manifest,
+)
 from engine.publish.reference import LayoutReference, RegistryReference
-from engine.publish.signature import PAYLOAD_TYPE, SIGNATURE_ANNOTATION, sign
+from engine.publish.signature import PAYLOAD_TYPE, SIGNATURE_ANNOTATION, sign, signature_tag
 
-__all__ = ["PackedArtifact", "pack", "pack_signature", "write_to_layout"]
+__all__ = ["PackedArtifact", "copy_to_layout", "pack", "pack_signature", "write_to_layout"]
 
 ARTIFACT_TYPE = "application/vnd.sagitta.pipeline.v1+json"
 CONFIG_TYPE = "application/vnd.sagitta.pipeline.config.v1+json"
@@ -137,6 +143,44 @@ def write_to_layout(packed: PackedArtifact, directory: Path, tag: str) -> None:
         (directory / "ingest").rmdir()
     others = [entry for entry in layout.index() if entry.annotations.get(REF_NAME) != tag]
     layout.write_index([*others, replace(packed.entry, annotations={REF_NAME: tag})])
+
+
+def copy_to_layout(
+    source: OciLayout, entry: Descriptor, signature: Descriptor | None, target: LayoutReference
+) -> None:
+    """Copy an artifact, and its signature if it has one, as it is: digests stay the same.
+
+    Args:
+        source: The cache, or another layout.
+        entry: The artifact's manifest or index.
+        signature: The manifest of its signatures.
+        target: The layout, and the tag there.
+
+    Raises:
+        StartupError: It cannot be read or written.
+    """
+    named = [(entry, target.tag or "latest")]
+    if signature is not None:
+        named.append((signature, signature_tag(entry.digest)))
+    for manifest, tag in named:
+        packed = PackedArtifact(manifest, source.read(manifest), tuple(_contents(source, manifest)))
+        write_to_layout(packed, target.directory, tag)
+
+
+def _contents(source: OciLayout, entry: Descriptor) -> Iterator[tuple[Descriptor, bytes | Path]]:
+    """What a manifest names, or those manifests of an index that were pulled name."""
+    document = source.read(entry)
+    if not is_index(document):
+        manifest = read_manifest(document)
+        blobs = [manifest.config, *manifest.layers]
+    else:
+        blobs = list(read_index(document))
+    for blob in blobs:
+        path = source.path(blob.digest)
+        if path.exists():
+            if is_index(document):
+                yield from _contents(source, blob)
+            yield blob, path
 
 
 def _write(layout: WritableLayout, blob: Descriptor, content: bytes | Path) -> None:

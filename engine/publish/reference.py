@@ -68,9 +68,10 @@ class LayoutReference:
 
 @dataclass(frozen=True, slots=True)
 class DirectoryReference:
-    """A plain directory with ``pipeline.json`` and model files."""
+    """A plain directory with a definition and model files."""
 
     directory: Path
+    definition: str = "pipeline.json"
 
     def __str__(self) -> str:
         return str(self.directory)

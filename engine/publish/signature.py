@@ -27,6 +27,7 @@ __all__ = [
     "PAYLOAD_TYPE",
     "SIGNATURE_ANNOTATION",
     "SignatureError",
+    "fetch_signatures",
     "sign",
     "signature_tag",
     "verify_signature",
@@ -62,22 +63,43 @@ def verify_signature(source: BlobSource, entry: Descriptor, key_file: Path) -> N
         StartupError: The key file holds no usable key.
     """
     keys = _public_keys(key_file)
-    found = source.tagged(signature_tag(entry.digest))
-    if found is None:
+    signatures = fetch_signatures(source, entry)
+    if not signatures:
         raise SignatureError(
             f"{entry.digest} is not signed; VERIFY_KEY_FILE={key_file} asks for a signature "
             f"(looked for the tag {signature_tag(entry.digest)})"
         )
-    layers = read_manifest(source.manifest(found)).layers
-    for layer in layers[:_MAX_SIGNATURES]:
-        payload = source.read(layer)
-        signature = _decode(layer.annotations.get(SIGNATURE_ANNOTATION, ""))
-        if _signed_digest(payload) == entry.digest and _is_signed(payload, signature, keys):
-            return
-    raise SignatureError(
-        f"{entry.digest} has {len(layers)} signatures and none of them is valid under the key of "
-        f"VERIFY_KEY_FILE={key_file}"
-    )
+    if not any(
+        _signed_digest(payload) == entry.digest and _is_signed(payload, signature, keys)
+        for payload, signature in signatures
+    ):
+        raise SignatureError(
+            f"{entry.digest} has {len(signatures)} signatures and none of them is valid under the "
+            f"key of VERIFY_KEY_FILE={key_file}"
+        )
+
+
+def fetch_signatures(source: BlobSource, entry: Descriptor) -> list[tuple[bytes, bytes]]:
+    """Fetch what lies where cosign keeps the signatures of a manifest.
+
+    Args:
+        source: Has them beside the manifest.
+        entry: The manifest.
+
+    Returns:
+        Payloads and signatures, unchecked; none where there are none.
+
+    Raises:
+        FetchError: They cannot be fetched.
+    """
+    found = source.tagged(signature_tag(entry.digest))
+    if found is None:
+        return []
+    layers = read_manifest(source.manifest(found)).layers[:_MAX_SIGNATURES]
+    return [
+        (source.read(layer), _decode(layer.annotations.get(SIGNATURE_ANNOTATION, "")))
+        for layer in layers
+    ]
 
 
 def sign(digest: str, repository: str, key_file: Path) -> tuple[bytes, str]:
