@@ -14,6 +14,8 @@ from engine.publish.reference import parse_reference
 
 __all__ = ["run"]
 
+_SHOWN = ("org.opencontainers.image.title", "org.opencontainers.image.version")
+
 
 def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """Run the command.
@@ -67,6 +69,7 @@ def _lines(found: Inspection, draft: DefinitionDraft) -> list[str]:
     facts += [
         (key.removeprefix("org.opencontainers.image.").capitalize(), value)
         for key, value in sorted(found.annotations.items())
+        if key not in _SHOWN
     ]
     models = [("MODEL", "VERSION", "RUNTIME", "SIZE", "SHA256")]
     for model in draft.models:

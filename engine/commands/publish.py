@@ -138,11 +138,12 @@ def _read_source(options: argparse.Namespace) -> tuple[DefinitionDraft, Path]:
 
 def _target(text: str, tag: str) -> Target:
     """Where to publish: with the tag that it has, or else with the one given."""
-    if text.startswith("oci-layout:"):
-        target = parse_reference(text)
-    else:
-        has_tag = ":" in text.removeprefix("oci://").partition("/")[2]
-        target = parse_reference(text if has_tag else f"{text}:{tag}")
+    has_tag = ":" in text.removeprefix("oci://").partition("/")[2]
+    is_path = text.startswith(("oci-layout:", "file:", "/", "."))
+    try:
+        target = parse_reference(text if has_tag or is_path else f"{text}:{tag}")
+    except ConfigError as error:
+        raise ConfigError(f"--to {error}".replace("PIPELINE_URL", "TARGET", 1)) from None
     if isinstance(target, DirectoryReference) or target.digest is not None:
         raise ConfigError(f"--to {text} is not host/repository[:tag] or oci-layout:DIR[:tag]")
     return replace(target, tag=target.tag or tag)

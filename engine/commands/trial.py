@@ -85,7 +85,7 @@ def try_model(model: ModelVersion, layer: ArtifactLayer, sample: Sample | None) 
             if fields
             else inputs
         )
-        ran = f"{frame.rows} rows of {sample.name}"
+        ran = f"{frame.rows} {'row' if frame.rows == 1 else 'rows'} of {sample.name}"
         _run(session, frame, inputs, sample)
     problem = session.warm_up(lambda _rows, _elapsed_ns: None)
     if problem is not None and sample is None:

@@ -116,7 +116,10 @@ class Transport:
                     _read_body(response)
             except TRANSFER_ERRORS as error:
                 if _is_final(error):
-                    raise FetchError(f"{host} cannot be reached: {explain(error)}") from error
+                    raise FetchError(
+                        f"{host} cannot be reached: {explain(error)}; the certificates of a "
+                        "private CA are named in OCI_CA_FILE"
+                    ) from error
                 reason = explain(error)
             else:
                 if response.status_code not in _RETRIED:
@@ -201,10 +204,9 @@ def _read_body(response: requests.Response) -> None:
 
 
 def _is_final(error: BaseException) -> bool:
-    """Whether trying again cannot help: an untrusted certificate, a URL that is none."""
-    if isinstance(error, requests.exceptions.SSLError):
-        return "CERTIFICATE_VERIFY_FAILED" in str(error) or "hostname" in str(error)
-    return isinstance(error, requests.exceptions.InvalidURL | requests.exceptions.InvalidSchema)
+    """Whether trying again cannot help: the certificate is not trusted."""
+    is_tls = isinstance(error, requests.exceptions.SSLError)
+    return is_tls and "CERTIFICATE_VERIFY_FAILED" in str(error)
 
 
 def _retry_after_s(response: requests.Response) -> float:
