@@ -31,8 +31,8 @@ from engine.loading import load_pipeline
 from engine.metrics import Metrics
 from engine.options import persist_folder, pull_options
 from engine.rest.app import metrics_app, rest_app
+from engine.rest.connection import sweep
 from engine.rest.exchange import BodyBudget, Service
-from engine.rest.protocol import sweep
 from engine.rest.server import HttpServer, TlsFiles, listen
 from engine.rest.turn import Turn
 from engine.sessions.cpus import available_cpus, intra_op_threads
@@ -166,7 +166,7 @@ class _Engine:
     def close(self) -> None:
         """Join the threads; a model that does not end in time cannot hold the process up."""
         grace_s = self.config.shutdown_grace_s
-        ended = self.line.close(grace_s)
+        ended = self.line.close(grace_s) and self.plane.close(grace_s)
         self._loader.join(timeout=grace_s)
         if self._is_temporary:
             shutil.rmtree(self.persist_dir, ignore_errors=True)
@@ -182,7 +182,7 @@ class _Engine:
             pipeline = load_pipeline(
                 self.config.pipeline_url,
                 self.plane,
-                options=self.pull_options,
+                pull_options=self.pull_options,
                 threads=self.threads,
                 batch=BatchPolicy(
                     self.config.max_batch_rows,
@@ -193,6 +193,7 @@ class _Engine:
                 partition=self.partition,
                 report=log.info,
                 warn=log.warning,
+                observe_shadow=self._observe_shadow,
             )
         except StartupError as error:
             self._fail(error)
@@ -211,6 +212,12 @@ class _Engine:
             pipeline.identity.version,
             time.monotonic() - started,
         )
+
+    def _observe_shadow(self, model: str, reason: str, text: str) -> None:
+        """Count a challenger's missing result; the 1st, 10th, 100th, … of a kind is logged too."""
+        count = self.service.metrics.record_shadow(model, reason)
+        if count == 10 ** (len(str(count)) - 1):
+            log.warning("challenger %r %s (%d so far): %s", model, reason, count, text)
 
     def _fail(self, error: StartupError) -> None:
         self.failure = error

@@ -21,11 +21,12 @@ from engine.errors import DecodeError, PayloadTooLargeError, SchemaMismatchError
 from engine.values import Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
 __all__ = ["frame_from_batches", "read_arrow", "write_arrow_file", "write_arrow_stream"]
 
 DEFAULT_LIMITS = IpcLimits()
+MAX_DEPTH = 32  # lists in lists: more than any tensor has axes
 
 
 def read_arrow(body: bytes | bytearray | memoryview, limits: IpcLimits = DEFAULT_LIMITS) -> Frame:
@@ -51,7 +52,7 @@ def read_arrow(body: bytes | bytearray | memoryview, limits: IpcLimits = DEFAULT
             batches = list(reader)
             for batch in batches:
                 batch.validate(full=True)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DecodeError(f"the Arrow data cannot be read: {_first_line(error)}") from error
     return frame_from_batches(reader.schema, batches)
 
@@ -84,33 +85,45 @@ def check_schema(schema: pa.Schema, limits: IpcLimits = DEFAULT_LIMITS) -> None:
             raise SchemaMismatchError(
                 f"column {field.name!r} has the type {field.type}: supported are booleans, "
                 "integers, floats and text, lists, fixed-size lists and fixed-shape tensors of "
-                "them (dictionary-encoded text: send plain text; dates: send text)"
+                f"them up to {MAX_DEPTH} deep (dictionary-encoded text: send plain text; dates: "
+                "send text)"
             )
 
 
 def write_arrow_file(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.Buffer:
     """Write an uncompressed Arrow IPC file; the buffer belongs to the caller."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-    return sink.getvalue()
+    return _write(pa.ipc.new_file, schema, batches)
 
 
 def write_arrow_stream(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.Buffer:
     """Write an uncompressed Arrow IPC stream; the buffer belongs to the caller."""
+    return _write(pa.ipc.new_stream, schema, batches)
+
+
+def _write(
+    open_writer: Callable[[pa.BufferOutputStream, pa.Schema], pa.ipc.RecordBatchStreamWriter],
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+) -> pa.Buffer:
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
+    try:
+        with open_writer(sink, schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+    except pa.ArrowInvalid as error:  # values of a JSON request, nested deeper than the format goes
+        raise SchemaMismatchError(
+            f"the reply cannot be written as Arrow ({_first_line(error)}): ask for JSON"
+        ) from error
     return sink.getvalue()
 
 
 def _is_supported(kind: pa.DataType) -> bool:
     if isinstance(kind, pa.FixedShapeTensorType):
         kind = kind.value_type
-    while is_list(kind):
+    depth = 0
+    while is_list(kind) and depth < MAX_DEPTH:
         kind = kind.value_type
+        depth += 1
     return bool(
         pa.types.is_integer(kind)
         or pa.types.is_floating(kind)

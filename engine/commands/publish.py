@@ -21,6 +21,7 @@ from engine.config import EngineConfig
 from engine.errors import ConfigError
 from engine.options import registry_access
 from engine.pipeline.definition import DefinitionDraft, PipelineDefinition, parse_definition
+from engine.pipeline.stages import find_stages
 from engine.pipeline.steps import models_of
 from engine.pipeline.writing import draw_steps, write_definition
 from engine.publish.artifact import ArtifactLayer
@@ -58,6 +59,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     options = _parser().parse_args(arguments)
     annotations = dict(map(_annotation, options.annotation))
     draft, root = _read_source(options)
+    find_stages(draft)  # refuses what an edge could not run
     version = draft.version or str(uuid.uuid4())
     target = _target(options.to, options.tag or version) if options.to else None
     if target is None and not options.dry_run:

@@ -77,6 +77,14 @@ class _Collector:
             for code, count in sorted(self._metrics.errors.items()):
                 errors.add_metric([code], count)
             yield errors
+            shadows = CounterMetricFamily(
+                "sagitta_shadow_missing",
+                "Requests answered without a challenger's result",
+                labels=["model", "reason"],
+            )
+            for (model, reason), count in sorted(self._metrics.shadows.items()):
+                shadows.add_metric([model, reason], count)
+            yield shadows
             yield CounterMetricFamily(
                 "sagitta_cancelled",
                 "Requests whose caller was gone before they were run",

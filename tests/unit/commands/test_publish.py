@@ -193,7 +193,7 @@ def test_weights_in_another_file_are_noticed(sagitta, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["absent.onnx", "--dry-run"], 3, "No such file"),
+        (["absent.onnx", "--dry-run"], 3, "looked for absent.onnx"),
         (["notes.txt", "--dry-run"], 3, "not an ONNX file"),
         (["{model}"], 2, "--to is missing"),
         (["{model}", "--to", "ghcr.io"], 2, "names no host and repository"),
