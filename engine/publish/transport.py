@@ -11,6 +11,7 @@ Rules that hold here:
 """
 
 import http.client
+import io
 import random
 import time
 from collections.abc import Callable, Mapping
@@ -156,15 +157,20 @@ class Transport:
         )
 
     def _once(self, request: Request) -> requests.Response:
-        return self._session.request(
-            request.method,
-            request.url,
-            headers={"Accept-Encoding": "identity", **request.headers},
-            data=request.body() if request.body else None,
-            stream=True,
-            allow_redirects=False,
-            timeout=(self._limits.connect_s, self._limits.document_s),
-        )
+        body = request.body() if request.body else None
+        try:
+            return self._session.request(
+                request.method,
+                request.url,
+                headers={"Accept-Encoding": "identity", **request.headers},
+                data=body,
+                stream=True,
+                allow_redirects=False,
+                timeout=(self._limits.connect_s, self._limits.document_s),
+            )
+        finally:
+            if isinstance(body, io.IOBase):
+                body.close()
 
 
 def explain(error: BaseException) -> str:

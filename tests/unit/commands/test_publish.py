@@ -146,7 +146,11 @@ def test_a_definition_of_several_models(sagitta, tmp_path):
         (tmp_path / f"{name}.onnx").write_bytes(
             models.linear() if name == "a" else models.identity()
         )
-    steps = [{"ModelInference": {"models": [{"name": "a"}, {"name": "b", "version": "7"}]}}]
+    steps = [
+        {"ModelInference": {"models": [{"name": "a"}, {"name": "b", "version": "7"}]}},
+        {"AuditResults": {"from": 1, "to": None}},
+        {"MultiOut": {}},
+    ]
     (tmp_path / "two.json").write_text(json.dumps({"id": "two", "steps": steps}))
     code, output, _ = sagitta("publish", "two.json", "--to", "oci-layout:layout:1")
     artifact, definition = published(tmp_path)
