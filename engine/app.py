@@ -2,21 +2,21 @@
 
 Start order: sockets, so that a taken port ends the start at once; HTTP, so that probes are
 answered; then the pipeline, on a thread of its own. Stop order: readiness, listeners and
-connections, the line of waiting requests, the slot threads.
+connections, Flight calls, the line of waiting requests, the slot threads.
 
-Threads: the main thread runs the event loop; ``loader`` loads the pipeline; ``slot-N`` run models.
+Threads: the main thread runs the event loop; ``loader`` loads the pipeline; ``slot-N`` run models;
+gRPC makes one for each Flight call.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import logging
 import os
-import shutil
 import signal
 import socket
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -25,24 +25,26 @@ import pyarrow as pa
 import uvloop
 
 from engine.batching.line import BatchPolicy, Line
+from engine.codecs.ipc_guard import IpcLimits
+from engine.console import flush, log_to_stdout
 from engine.dataplane import DataPlane
 from engine.errors import StartupError
 from engine.loading import load_pipeline
 from engine.metrics import Metrics
-from engine.options import persist_folder, pull_options
+from engine.options import PersistFolder, pull_options, read_tokens
 from engine.rest.app import metrics_app, rest_app
 from engine.rest.connection import sweep
 from engine.rest.exchange import BodyBudget, Service
 from engine.rest.server import HttpServer, TlsFiles, listen
 from engine.rest.turn import Turn
 from engine.sessions.cpus import available_cpus, intra_op_threads
-from engine.tokens import TokenFile
 
 if TYPE_CHECKING:
     from pathlib import Path
     from typing import Final
 
     from engine.config import EngineConfig
+    from engine.flight.server import FlightServer
     from engine.request import InferRequest
 
 __all__ = ["serve"]
@@ -67,7 +69,7 @@ def serve(config: EngineConfig, credential_files: tuple[Path, ...] = ()) -> int:
     Raises:
         StartupError: A port is taken, or the pipeline cannot be served.
     """
-    _log_to_stdout(debug=config.debug)
+    log_to_stdout(debug=config.debug)
     engine = _Engine(config, credential_files)
     uvloop.run(engine.run())
     engine.close()
@@ -88,8 +90,8 @@ class _Engine:
             log.debug(line)
         for warning in config.warnings:
             log.warning(warning)
-        self.persist_dir, self._is_temporary = persist_folder(config, log.warning)
-        self.pull_options = pull_options(config, self.persist_dir, credential_files)
+        self.persist = PersistFolder(config, log.warning)
+        self.pull_options = pull_options(config, self.persist.path, credential_files)
         available, how = available_cpus()
         self.threads, warning_text = intra_op_threads(config.cpu_cores, available)
         if warning_text:
@@ -115,11 +117,11 @@ class _Engine:
             max_body_bytes=config.max_body_bytes,
             request_timeout_s=config.request_timeout_s,
             records_by_default=config.inference_response == "records",
-            tokens=_read_tokens(config),
+            tokens=read_tokens(config),
         )
         self._servers: list[HttpServer] = []
-        self._stop_requests = 0
         self._loader = threading.Thread(target=self._load, name="loader")
+        self._flight: FlightServer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._leave = asyncio.Event()  # set on the event loop only
 
@@ -154,6 +156,7 @@ class _Engine:
             listeners.append(listener)
             host, bound = listener.getsockname()[:2]
             log.info("Listening: %s on %s:%d%s", name, host, bound, " (TLS)" if files else "")
+        self._flight = self._listen_flight(tls)
         self.line.start()
         self._loader.start()
         loop.call_later(SWEEP_S, self._sweep)
@@ -164,16 +167,47 @@ class _Engine:
         await asyncio.gather(*runs, self._leave.wait())
 
     def close(self) -> None:
-        """Join the threads; a model that does not end in time cannot hold the process up."""
+        """Join the threads; neither a model nor a Flight client can hold the process up."""
+        for number in (signal.SIGTERM, signal.SIGINT):  # the event loop, which had them, is closed
+            signal.signal(number, self._leave_now)
         grace_s = self.config.shutdown_grace_s
+        has_flight_ended = self._flight is None or self._flight.stop(grace_s - DRAIN_S)
         ended = self.line.close(grace_s) and self.plane.close(grace_s)
         self._loader.join(timeout=grace_s)
-        if self._is_temporary:
-            shutil.rmtree(self.persist_dir, ignore_errors=True)
+        self.persist.close()
         if not ended or self._loader.is_alive():
             log.warning("a model was still running after SHUTDOWN_GRACE_S: leaving it behind")
-            _flush()
-            os._exit(0 if self.failure is None else 3)
+        elif has_flight_ended:
+            return
+        elif self.failure is None:
+            log.info("Stopped, with Flight streams still open")
+        self._leave_now()
+
+    def _leave_now(self, *_signal: object) -> None:
+        flush()
+        os._exit(0 if self.failure is None else 3)
+
+    def _listen_flight(self, tls: TlsFiles | None) -> FlightServer | None:
+        config = self.config
+        if config.flight_port is None:
+            return None
+        from engine.flight.call import FlightService  # noqa: PLC0415 - only where it is on
+        from engine.flight.server import FlightServer  # noqa: PLC0415
+
+        host = config.bind_host
+        server = FlightServer(
+            FlightService(
+                self.plane, self.line, self.service.metrics, IpcLimits(), config.request_timeout_s
+            ),
+            host=host,
+            port=config.flight_port,
+            max_calls=config.flight_max_streams,
+            max_held_bytes=config.queue_max_bytes,
+            tokens=self.service.tokens,
+            tls=dataclasses.astuple(tls) if tls else None,
+        )
+        log.info("Listening: Flight on %s:%d%s", host, server.port, " (TLS)" if tls else "")
+        return server
 
     def _load(self) -> None:
         """The loader thread: load, serve, or end the process with the reason."""
@@ -227,12 +261,8 @@ class _Engine:
 
     def _stop(self) -> None:
         """A signal: the first drains, the second leaves at once."""
-        self._stop_requests += 1
-        if self._stop_requests > 1:
-            for server in self._servers:
-                server.force_exit = True
-            self._exit()
-            return
+        if self.plane.is_draining:
+            self._leave_now()
         log.info("Stopping: no longer ready, answering what is open")
         self.plane.drain()
         self._drained_at = time.monotonic() + min(DRAIN_S, self.config.shutdown_grace_s / 4)
@@ -240,8 +270,9 @@ class _Engine:
 
     def _drain(self) -> None:
         """Go on once no connection is open, or when open ones have had their time."""
-        open_connections = any(server.server_state.connections for server in self._servers)
-        if open_connections and time.monotonic() < self._drained_at and self._loop is not None:
+        is_open = any(server.server_state.connections for server in self._servers)
+        is_open = is_open or (self._flight is not None and self._flight.open_calls > 0)
+        if is_open and time.monotonic() < self._drained_at and self._loop is not None:
             self._loop.call_later(0.05, self._drain)
         else:
             self._exit()
@@ -262,39 +293,3 @@ def _tls(config: EngineConfig) -> TlsFiles | None:
     if config.tls_cert_file is None or config.tls_key_file is None:
         return None
     return TlsFiles(config.tls_cert_file, config.tls_key_file, config.tls_client_ca_file)
-
-
-def _read_tokens(config: EngineConfig) -> TokenFile | None:
-    if config.api_token_file is None:
-        return None
-    try:
-        return TokenFile(config.api_token_file)
-    except OSError as error:
-        raise StartupError(
-            f"API_TOKEN_FILE {str(config.api_token_file)!r} cannot be read: {error.strerror}"
-        ) from error
-
-
-class _Formatter(logging.Formatter):
-    """Plain lines for what is said on purpose; the level in front of what is not."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return text if record.levelno == logging.INFO else f"{record.levelname.lower()}: {text}"
-
-
-def _log_to_stdout(*, debug: bool) -> None:
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_Formatter())
-    log.handlers = [handler]
-    log.setLevel(logging.DEBUG if debug else logging.INFO)
-    log.propagate = False
-    http_log = logging.getLogger("uvicorn.error")
-    http_log.handlers = [handler]
-    http_log.setLevel(logging.WARNING)
-    http_log.propagate = False
-
-
-def _flush() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()

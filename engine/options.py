@@ -4,6 +4,7 @@ Rule that holds here: a part never sees ``EngineConfig``; what it needs is picke
 ``serve`` and for the commands that publish, pull and inspect.
 """
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,37 +12,42 @@ from engine.config import EngineConfig, resolve_persist_dir
 from engine.errors import StartupError
 from engine.publish.credentials import Credentials, RegistryAccess
 from engine.publish.pull import PullOptions
+from engine.tokens import TokenFile
 
-__all__ = ["persist_folder", "pull_options", "registry_access"]
+__all__ = ["PersistFolder", "pull_options", "read_tokens", "registry_access"]
 
 _CACHE = "oci"
 
 
-def persist_folder(config: EngineConfig, warn: Callable[[str], None]) -> tuple[Path, bool]:
-    """Find where things are kept.
+class PersistFolder:
+    """Where things are kept: the resolved ``PERSIST_DIR``, or a temporary folder."""
 
-    Args:
-        config: The whole configuration.
-        warn: Told when what is kept will be lost.
+    def __init__(self, config: EngineConfig, warn: Callable[[str], None]) -> None:
+        """Find it.
 
-    Returns:
-        The resolved ``PERSIST_DIR``, and whether it is a temporary folder, to be removed in the
-        end.
+        Args:
+            config: The whole configuration.
+            warn: Told when what is kept will be lost.
 
-    Raises:
-        StartupError: Nothing can be written anywhere.
-        ConfigError: The folder that was asked for cannot be made or written to.
-    """
-    try:
-        folder, warning = resolve_persist_dir(config.persist_dir)
-    except OSError as error:
-        raise StartupError(
-            f"no folder can be written to ({error.strerror}); mount a volume at /persist, or a "
-            "tmpfs at /tmp"
-        ) from error
-    if warning:
-        warn(warning)
-    return folder, warning is not None
+        Raises:
+            StartupError: Nothing can be written anywhere.
+            ConfigError: The folder that was asked for cannot be made or written to.
+        """
+        try:
+            self.path, warning = resolve_persist_dir(config.persist_dir)
+        except OSError as error:
+            raise StartupError(
+                f"no folder can be written to ({error.strerror}); mount a volume at /persist, or "
+                "a tmpfs at /tmp"
+            ) from error
+        self.is_temporary = warning is not None
+        if warning is not None:
+            warn(warning)
+
+    def close(self) -> None:
+        """Remove a temporary folder."""
+        if self.is_temporary:
+            shutil.rmtree(self.path, ignore_errors=True)
 
 
 def registry_access(config: EngineConfig, credential_files: tuple[Path, ...]) -> RegistryAccess:
@@ -84,3 +90,19 @@ def pull_options(
         cache_directory=persist_dir / _CACHE,
         verify_key_file=config.verify_key_file,
     )
+
+
+def read_tokens(config: EngineConfig) -> TokenFile | None:
+    """The bearer tokens that callers must show; None where none are asked for.
+
+    Raises:
+        StartupError: The file cannot be read.
+    """
+    if config.api_token_file is None:
+        return None
+    try:
+        return TokenFile(config.api_token_file)
+    except OSError as error:
+        raise StartupError(
+            f"API_TOKEN_FILE {str(config.api_token_file)!r} cannot be read: {error.strerror}"
+        ) from error

@@ -23,7 +23,14 @@ from engine.values import Frame
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["frame_from_batches", "read_arrow", "write_arrow_file", "write_arrow_stream"]
+__all__ = [
+    "check_schema",
+    "frame_from_batches",
+    "read_arrow",
+    "row_shapes",
+    "write_arrow_file",
+    "write_arrow_stream",
+]
 
 DEFAULT_LIMITS = IpcLimits()
 MAX_DEPTH = 32  # lists in lists: more than any tensor has axes
@@ -66,7 +73,7 @@ def frame_from_batches(schema: pa.Schema, batches: list[pa.RecordBatch]) -> Fram
         rows = table.num_rows
         arrays = [_one_array(column) for column in table.columns]
     columns = dict(zip(schema.names, arrays, strict=True))
-    return Frame(rows, columns, row_shapes=_row_shapes(schema))
+    return Frame(rows, columns, row_shapes=row_shapes(schema))
 
 
 def check_schema(schema: pa.Schema, limits: IpcLimits = DEFAULT_LIMITS) -> None:
@@ -140,7 +147,7 @@ def _one_array(column: pa.ChunkedArray) -> pa.Array:
     return combined
 
 
-def _row_shapes(schema: pa.Schema) -> dict[str, tuple[int, ...]]:
+def row_shapes(schema: pa.Schema) -> dict[str, tuple[int, ...]]:
     """The row shapes that fields declare in their ``tensor_type`` metadata, where readable."""
     shapes: dict[str, tuple[int, ...]] = {}
     for field in schema:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 import orjson
 
+from engine.codecs.number_records import read_number_records
 from engine.errors import DecodeError, PayloadTooLargeError, SchemaMismatchError
 from engine.values import Frame
 
@@ -28,27 +29,36 @@ if TYPE_CHECKING:
 
 __all__ = ["read_json", "repeat_json"]
 
+SMALL_BYTES: Final = 4096  # from here on the quick way for numbers is quicker
 MAX_ROWS: Final = 1 << 20
 MAX_COLUMNS: Final = 1024
 MAX_EXPLAINED_BYTES: Final = 1 << 20  # a longer text that is refused is not searched for the reason
 MAX_ORIGINAL_BYTES: Final = 1 << 20  # a longer legacy request is answered with null, as documented
 
 
-def read_json(body: bytes | bytearray, inputs: Sequence[TensorSpec]) -> Frame:
+def read_json(
+    body: bytes | bytearray, inputs: Sequence[TensorSpec], *, is_echoed: bool = True
+) -> Frame:
     """Read a JSON request body of any accepted layout.
 
     Args:
         body: the whole request body, UTF-8.
         inputs: what the pipeline's first step takes; tells the two dict layouts apart.
+        is_echoed: whether the values are repeated as they were sent; where they are not, a large
+            column of numbers is read as float64, several times quicker.
 
     Returns:
-        The rows; columns are lists of Python values.
+        The rows; columns are lists of Python values, or an Arrow array of float64 lists.
 
     Raises:
         DecodeError: it is not JSON.
         SchemaMismatchError: it is JSON of another layout, or its rows differ in their columns.
         PayloadTooLargeError: more rows or columns than the limits.
     """
+    if not is_echoed and len(body) > SMALL_BYTES:
+        frame = _read_numbers(body, inputs)
+        if frame is not None:
+            return frame
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -82,6 +92,17 @@ def repeat_json(value: object) -> bytes:
             "the request has values nested more than 250 deep, which the reply cannot repeat: "
             "leave that column out of the request"
         ) from error
+
+
+def _read_numbers(body: bytes | bytearray, inputs: Sequence[TensorSpec]) -> Frame | None:
+    """The rows, where all there is are the numbers of the only input, which takes floats."""
+    if len(inputs) != 1 or not inputs[0].element.numpy.startswith("float"):
+        return None
+    found = read_number_records(body)
+    if found is None:
+        return None
+    name, column = found
+    return Frame(len(column), {name: column}) if len(column) <= MAX_ROWS else None
 
 
 def _hint(body: bytes | bytearray) -> str:

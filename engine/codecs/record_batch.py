@@ -36,7 +36,7 @@ if TYPE_CHECKING:
         RowModels,
     )
 
-__all__ = ["metadata_values", "record_batch", "row_model_texts", "rows_of"]
+__all__ = ["equal_lists", "metadata_values", "record_batch", "row_model_texts", "rows_of"]
 
 
 def record_batch(result: InferResult, dataset: Dataset = EVERYTHING) -> pa.RecordBatch:
@@ -156,10 +156,10 @@ def _list_array(array: pa.Array) -> pa.Array:
         return array
     values = _list_array(list_values(array))
     item = pa.field("item", values.type)
-    return _equal_lists(values, len(array), kind.list_size, item)
+    return equal_lists(values, len(array), kind.list_size, item)
 
 
-def _equal_lists(values: pa.Array, count: int, width: int, item: pa.Field) -> pa.Array:
+def equal_lists(values: pa.Array, count: int, width: int, item: pa.Field) -> pa.Array:
     """Group values into variable lists that all have the same length."""
     offsets = arrow_array(np.arange(count + 1, dtype=np.int32) * np.int32(width))
     return pa.ListArray.from_arrays(offsets, values, type=pa.list_(item))
@@ -190,7 +190,7 @@ def _output_array(values: Array) -> pa.Array:
     array = arrow_array(flat)
     for axis in range(values.ndim - 1, 0, -1):
         count = int(np.prod(values.shape[:axis]))
-        array = _equal_lists(array, count, values.shape[axis], _inner(array.type))
+        array = equal_lists(array, count, values.shape[axis], _inner(array.type))
     return array
 
 

@@ -6,14 +6,13 @@ Rules that hold here:
 """
 
 import contextlib
-import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from engine.config import EngineConfig
 from engine.edge.bundle import decode_bundle
 from engine.errors import ConfigError
-from engine.options import persist_folder, pull_options
+from engine.options import PersistFolder, pull_options
 from engine.pipeline.definition import DefinitionDraft, ModelDraft, parse_definition
 from engine.publish.credentials import credential_files
 from engine.publish.pull import PullOptions
@@ -73,14 +72,13 @@ def pulling(environ: Mapping[str, str], url: str, *, keeps: bool = False) -> Ite
         ConfigError: A variable is wrong, or there is no folder to keep anything in.
     """
     config = read_config(environ, url)
-    folder, is_temporary = persist_folder(config, lambda _warning: None)
+    folder = PersistFolder(config, lambda _warning: None)
     try:
-        if keeps and is_temporary:
+        if keeps and folder.is_temporary:
             raise ConfigError("PERSIST_DIR: not set, and /persist is not there to keep a pull in")
-        yield pull_options(config, folder, credential_files(environ))
+        yield pull_options(config, folder.path, credential_files(environ))
     finally:
-        if is_temporary:
-            shutil.rmtree(folder, ignore_errors=True)
+        folder.close()
 
 
 def table(rows: Sequence[Sequence[str]]) -> list[str]:

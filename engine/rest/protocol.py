@@ -72,6 +72,8 @@ class EngineProtocol(LimitedProtocol):
     def on_headers_complete(self) -> None:
         """Choose the way of the request."""
         self.end_head()
+        if self.offers_upgrade():
+            return
         name = self._pipeline_name()
         if name is None:
             self._start_other()
@@ -93,6 +95,8 @@ class EngineProtocol(LimitedProtocol):
 
     def on_message_complete(self) -> None:
         """The request is whole."""
+        if self.offers_upgrade():
+            return
         self.end_request()
         if self._exchange is None:
             super().on_message_complete()
@@ -103,8 +107,8 @@ class EngineProtocol(LimitedProtocol):
         """Send a whole reply and let the connection's next request begin."""
         keep_alive = keep_alive and not self.service.plane.is_draining
         body = reply.body
-        fields = [b"%b: %b\r\n" % field for field in self.server_state.default_headers]
-        fields.extend(b"%b: %b\r\n" % field for field in reply.headers)
+        headers = (*self.server_state.default_headers, *reply.headers)
+        fields = [b"%b: %b\r\n" % field for field in headers]
         head = b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n%b\r\n" % (
             STATUS_LINE[reply.status],
             b"".join(fields),
