@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from engine.metrics import Metrics
     from engine.pipeline.plan import Answer, Plan
     from engine.request import InferRequest
-    from engine.values import Array, Frame, ModelIdentity, PipelineIdentity
+    from engine.values import Array, Frame, ModelIdentity, Output, PipelineIdentity
 
 __all__ = ["DataPlane", "RunningPipeline", "ServedModel", "Status"]
 
@@ -129,12 +129,18 @@ class RunningPipeline:
         outputs = model.run(feeds, total)
         run_ns = time.monotonic_ns() - started_ns
         self.cost.learn(total, run_ns)
-        if len(rows) > 1 and any(len(output.values) != total for output in outputs):
+        if len(rows) == 1:
+            self._conclude(requests[0], outputs, run_ns)
+            return
+        if any(len(output.values) != total for output in outputs):
             raise InternalError(f"model {model.identity.name!r} gave other rows than it was fed")
         for request, own in zip(requests, split(outputs, rows), strict=True):
-            frame = request.decoded()
-            answer = self._plan.after_joint_run(frame.columns, frame.rows, own, run_ns)
-            request.outcome = self._result(frame, answer, request.parse_ns)
+            self._conclude(request, own, run_ns)
+
+    def _conclude(self, request: InferRequest, outputs: tuple[Output, ...], run_ns: int) -> None:
+        frame = request.decoded()
+        answer = self._plan.after_joint_run(frame.columns, frame.rows, outputs, run_ns)
+        request.outcome = self._result(frame, answer, request.parse_ns)
 
     def infer(self, frame: Frame, started_ns: int) -> InferResult:
         """Run a request's rows on the calling thread.

@@ -115,6 +115,10 @@ def answer(requests: Sequence[InferRequest], metrics: Metrics) -> None:
         requests: one, or several whose policy lets them be run together.
         metrics: counts the runs that were shared, and the requests that were not run.
     """
+    if len(requests) == 1 and not requests[0].queued_ns:
+        _run_alone(requests[0])
+        requests[0].settle()
+        return
     live = []
     now_ns = time.monotonic_ns()
     for request in requests:

@@ -116,7 +116,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """
         self.server_state.total_requests += 1
         if not self.transport.is_closing():
-            if not self.flow.write_paused:
+            if self.flow.read_paused and not self.flow.write_paused:
                 self.flow.resume_reading()
             if self.pipeline:
                 self._start_asgi_task(*self.pipeline.pop())

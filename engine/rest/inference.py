@@ -50,6 +50,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "CallHead", "read_head"]
 
+ARROW_STARTS: Final = (b"ARRO", b"\xff\xff\xff\xff")  # of a file, of a stream
 INLINE_JSON_BYTES: Final = 1 << 20  # decoded on the event loop: some 3 ms
 
 
@@ -214,7 +215,7 @@ class Call(InferRequest):
     def _is_arrow(self) -> bool:
         kind = self._head.body_kind
         return kind is BodyKind.ARROW or (
-            kind is BodyKind.SNIFF and self._body[:4] in {b"ARRO", b"\xff\xff\xff\xff"}
+            kind is BodyKind.SNIFF and self._body.startswith(ARROW_STARTS)
         )
 
     def _decode(self) -> Frame:
