@@ -31,6 +31,7 @@ class Sagitta:
         self.model = folder / "Linear Model.onnx"
         self.model.write_bytes(models.linear())
         self.environ = {"PATH": "/usr/bin:/bin", "HOME": str(folder), "PYTHONPATH": str(ROOT)}
+        self.environ |= {"HTTP_PORT": "0", "METRICS_PORT": "0", "FLIGHT_PORT": ""}
 
     def __call__(self, *arguments, code=0, **variables):
         done = subprocess.run(
