@@ -32,6 +32,7 @@ from engine.errors import StartupError
 from engine.loading import load_pipeline
 from engine.metrics import Metrics
 from engine.options import PersistFolder, pull_options, read_tokens
+from engine.publish.reference import parse_reference
 from engine.rest.app import metrics_app, rest_app
 from engine.rest.connection import sweep
 from engine.rest.exchange import BodyBudget, Service
@@ -90,6 +91,7 @@ class _Engine:
             log.debug(line)
         for warning in config.warnings:
             log.warning(warning)
+        self.reference = parse_reference(config.pipeline_url)
         self.persist = PersistFolder(config, log.warning)
         self.pull_options = pull_options(config, self.persist.path, credential_files)
         available, how = available_cpus()
@@ -214,7 +216,7 @@ class _Engine:
         started = time.monotonic()
         try:
             pipeline = load_pipeline(
-                self.config.pipeline_url,
+                self.reference,
                 self.plane,
                 pull_options=self.pull_options,
                 threads=self.threads,

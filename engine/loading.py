@@ -21,7 +21,6 @@ from engine.pipeline.stages import find_stages
 from engine.publish.artifact import version_of
 from engine.publish.progress import line_progress
 from engine.publish.pull import open_artifact
-from engine.publish.reference import parse_reference
 from engine.sessions.providers import check_provider, choose_providers
 from engine.sessions.session import ModelOptions, ModelSession
 from engine.values import ModelIdentity, PipelineIdentity
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
     from engine.pipeline.steps import ModelKey
     from engine.publish.artifact import Artifact
     from engine.publish.pull import PullOptions
+    from engine.publish.reference import Reference
 
 __all__ = ["load_pipeline"]
 
@@ -41,7 +41,7 @@ _session_lock = threading.Lock()  # ONNX Runtime must not create sessions concur
 
 
 def load_pipeline(
-    url: str,
+    reference: Reference,
     plane: DataPlane,
     *,
     pull_options: PullOptions,
@@ -56,7 +56,7 @@ def load_pipeline(
     """Load the published pipeline and announce it to the data plane on the way.
 
     Args:
-        url: ``PIPELINE_URL``.
+        reference: What ``PIPELINE_URL`` names.
         plane: Is told what is being loaded; does not serve it yet.
         pull_options: Registry, cache and signature key.
         threads: Intra-op threads of each session.
@@ -83,7 +83,7 @@ def load_pipeline(
         return draft.models
 
     artifact = open_artifact(
-        parse_reference(url),
+        reference,
         options=pull_options,
         read_models=read_models,
         report=report,

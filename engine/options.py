@@ -12,6 +12,7 @@ from engine.config import EngineConfig, resolve_persist_dir
 from engine.errors import StartupError
 from engine.publish.credentials import Credentials, RegistryAccess
 from engine.publish.pull import PullOptions
+from engine.publish.reference import parse_registry
 from engine.tokens import TokenFile
 
 __all__ = ["PersistFolder", "pull_options", "read_tokens", "registry_access"]
@@ -59,12 +60,15 @@ def registry_access(config: EngineConfig, credential_files: tuple[Path, ...]) ->
 
     Returns:
         Host, credentials and trust.
+
+    Raises:
+        ConfigError: ``OCI_REGISTRY`` names no host.
     """
     credentials = None
     if config.oci_username is not None and config.oci_password is not None:
         credentials = Credentials(config.oci_username, config.oci_password, "OCI_USERNAME")
     return RegistryAccess(
-        registry=config.oci_registry,
+        registry=None if config.oci_registry is None else parse_registry(config.oci_registry),
         credentials=credentials,
         files=credential_files,
         ca_file=config.oci_ca_file,

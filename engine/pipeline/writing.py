@@ -31,6 +31,8 @@ __all__ = ["draw_steps", "write_definition"]
 
 Json = dict[str, object]
 
+_SHOWN_CHARS = 60
+
 
 def write_definition(definition: PipelineDefinition) -> bytes:
     """Write a definition in the published form.
@@ -165,8 +167,8 @@ def _leaves(step: Step, name: Callable[[ModelKey], str]) -> list[str]:
 
 
 def _expression_name(text: str) -> str:
-    """The alias of a validation expression; its beginning where it has none."""
+    """The alias of a validation in polars' JSON; one that is written as text is shown as it is."""
     try:
         return str(orjson.loads(text)["Alias"][1])
     except (orjson.JSONDecodeError, KeyError, IndexError, TypeError):
-        return text[:40]
+        return text[:_SHOWN_CHARS]

@@ -119,9 +119,14 @@ class RegistryAccess:
 
     def credentials_for(self, reference: RegistryReference) -> Credentials | None:
         """The credentials of one registry; those of another one are not offered to it."""
-        if self.credentials and self.registry in (None, reference.registry):
+        if self.credentials and not self.is_for_another(reference):
             return self.credentials
         return find_credentials(reference, self.files)
+
+    def is_for_another(self, reference: RegistryReference) -> bool:
+        """Whether ``OCI_REGISTRY`` says that the credentials are for another registry."""
+        hosts = {host.removesuffix(":443") for host in (self.registry, reference.registry) if host}
+        return len(hosts) > 1
 
 
 def credential_files(environ: Mapping[str, str]) -> tuple[Path, ...]:

@@ -44,6 +44,10 @@ def connect(
         )
         if reason is not None:
             raise FetchError(f"{reference.registry} is not in reach ({reason})")
+    if access.credentials is not None and access.is_for_another(reference):
+        report(
+            f"OCI_USERNAME is for {access.registry}, so that {reference.registry} is not given it"
+        )
     client = RegistryClient(reference, access)
     if client.credentials is not None:
         client.log_in()

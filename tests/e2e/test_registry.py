@@ -170,6 +170,11 @@ def test_a_start_without_artifact_ends_with_3(sagitta, registry):
     assert "refused the credentials of OCI_USERNAME" in said
 
 
+def test_an_address_that_is_none_ends_with_2(sagitta):
+    for url in ("ghcr.io/Bad:1", "ghcr.io/p", f"ghcr.io/p@sha256:{'A' * 64}"):
+        assert "PIPELINE_URL" in sagitta("serve", code=2, PIPELINE_URL=url)
+
+
 def test_tls_with_a_private_ca_and_tokens(sagitta, private_registry):
     private = {**LOGIN, "OCI_CA_FILE": str(private_registry.ca_file)}
     output = sagitta(

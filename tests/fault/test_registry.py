@@ -1,11 +1,13 @@
 """A registry that lies, breaks, dribbles and asks for secrets: nothing bad may come of it."""
 
 import json
+import ssl
 import threading
 from dataclasses import replace
 
 import pytest
 from support.artifacts import definition, open_quietly, sha256
+from support.docker_registry import certificate
 from support.registry import Registry, digest_of
 
 from engine.config import Secret
@@ -173,6 +175,17 @@ def test_credentials_go_to_the_registry(pull, registry):
     assert registry.seen[0].authorization is None  # nothing is sent before it is asked for
 
 
+def test_credentials_of_another_registry_are_not_sent(pull, registry):
+    registry.basic = ("edge", PASSWORD)
+    lines = []
+
+    with pytest.raises(FetchError, match="set OCI_USERNAME and OCI_PASSWORD"):
+        pull(access=replace(KNOWN, registry="ghcr.io"), report=lines.append)
+
+    assert {seen.authorization for seen in registry.seen} == {None}
+    assert lines[0].startswith("OCI_USERNAME is for ghcr.io")
+
+
 def test_wrong_credentials_end_at_once(pull, registry):
     registry.basic = ("edge", "another")
 
@@ -305,6 +318,49 @@ def test_another_host_cannot_ask_for_credentials(pull, registry, elsewhere):
         pull(access=KNOWN)
 
     assert [seen.authorization for seen in elsewhere.seen] == [None]
+
+
+@pytest.fixture
+def secure(tmp_path_factory):
+    """A registry behind TLS; ``trusting`` is who trusts it."""
+    folder = tmp_path_factory.mktemp("tls")
+    _, _, key_file, ca_file = certificate(folder, "server")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(ca_file, key_file)
+    with Registry(tls=context) as server:
+        server.publish(definition(MODELS), MODELS, "1")
+        server.trusting = replace(ANONYMOUS, ca_file=ca_file)
+        yield server
+
+
+def test_https_does_not_become_http(secure, elsewhere, tmp_path):
+    elsewhere.add(MODEL)
+    headers = {"Location": elsewhere.url(BLOB)}
+    secure.rules.append(on(BLOB, lambda handler: handler.reply(307, headers=headers)))
+    reference = parse_reference(f"{secure.address}/team/p:1")
+
+    with pytest.raises(FetchError, match="over plain http; refused"):
+        open_quietly(reference, tmp_path, access=secure.trusting)
+    assert elsewhere.seen == []
+
+
+def test_a_transfer_over_tls_goes_on_where_it_ended(secure, tmp_path):
+    counts = [300_000]
+    secure.rules.append(
+        on(BLOB, lambda handler: bool(counts) and handler.cut(MODEL, counts.pop(), is_reset=False))
+    )
+    reference = parse_reference(f"{secure.address}/team/p:1")
+    artifact = open_quietly(reference, tmp_path, access=secure.trusting)
+
+    assert artifact.layers[0].path.read_bytes() == MODEL
+
+
+def test_an_untrusted_certificate_is_named_and_nothing_is_sent(secure, tmp_path):
+    reference = parse_reference(f"{secure.address}/team/p:1")
+
+    with pytest.raises(FetchError, match=r"CERTIFICATE_VERIFY_FAILED.*OCI_CA_FILE"):
+        open_quietly(reference, tmp_path, access=KNOWN)
+    assert secure.seen == []
 
 
 def test_redirects_end(pull, registry):

@@ -120,6 +120,9 @@ def test_explicit_credentials_are_for_their_registry_alone(tmp_path):
     assert RegistryAccess(credentials=mine).credentials_for(REFERENCE) == mine
     here = RegistryAccess(credentials=mine, registry="registry.example.com:5000")
     assert here.credentials_for(REFERENCE) == mine
+    https = parse_reference("registry.example.com/p:1")
+    same = RegistryAccess(credentials=mine, registry="registry.example.com:443")
+    assert same.credentials_for(https) == mine
     other = RegistryAccess(credentials=mine, registry="registry.example.com")
     assert other.credentials_for(REFERENCE) is None
 
