@@ -111,10 +111,7 @@ class RunningPipeline:
         return feeds, self if self._is_one_kind else (self, *(feed.shape[1:] for feed in feeds))
 
     def infer_together(self, requests: Sequence[InferRequest]) -> None:
-        """Run requests of one key in one run, on the calling thread, and set their outcomes.
-
-        Args:
-            requests: with their feeds; at least one.
+        """Run requests of one key, with their feeds, in one run, and set their outcomes.
 
         Raises:
             EngineError: the run failed, or a request cannot be checked; no outcome counts.
@@ -186,11 +183,7 @@ class DataPlane:
     """
 
     def __init__(self, metrics: Metrics) -> None:
-        """Serve nothing yet.
-
-        Args:
-            metrics: counts the runs.
-        """
+        """Serve nothing yet; ``metrics`` counts the runs."""
         self._metrics = metrics
         self._running: RunningPipeline | None = None
         self._identity: PipelineIdentity | None = None
@@ -253,7 +246,7 @@ class DataPlane:
         return running
 
     def answer(self, requests: Sequence[InferRequest]) -> None:
-        """Run requests of one key on the calling thread, which holds a slot, and answer them."""
+        """Run requests of one key on the calling thread, which holds a slot; answer them."""
         answer(requests, self._metrics)
 
     def announce(self, identity: PipelineIdentity, models: tuple[ServedModel, ...]) -> None:

@@ -19,8 +19,8 @@ from engine.pipeline.definition import DefinitionDraft, parse_definition
 from engine.pipeline.plan import PlanOptions
 from engine.pipeline.stages import find_stages
 from engine.publish.artifact import version_of
+from engine.publish.progress import line_progress
 from engine.publish.pull import open_artifact
-from engine.publish.reference import parse_reference
 from engine.sessions.providers import check_provider, choose_providers
 from engine.sessions.session import ModelOptions, ModelSession
 from engine.values import ModelIdentity, PipelineIdentity
@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from engine.pipeline.definition import DynamicBatching, ModelDraft
     from engine.pipeline.steps import ModelKey
     from engine.publish.artifact import Artifact
+    from engine.publish.pull import PullOptions
+    from engine.publish.reference import Reference
 
 __all__ = ["load_pipeline"]
 
@@ -39,9 +41,10 @@ _session_lock = threading.Lock()  # ONNX Runtime must not create sessions concur
 
 
 def load_pipeline(
-    url: str,
+    reference: Reference,
     plane: DataPlane,
     *,
+    pull_options: PullOptions,
     threads: int,
     batch: BatchPolicy,
     accelerator: str,
@@ -53,8 +56,9 @@ def load_pipeline(
     """Load the published pipeline and announce it to the data plane on the way.
 
     Args:
-        url: ``PIPELINE_URL``.
+        reference: What ``PIPELINE_URL`` names.
         plane: Is told what is being loaded; does not serve it yet.
+        pull_options: Registry, cache and signature key.
         threads: Intra-op threads of each session.
         batch: How requests are run together, where the model allows it; a published setting wins.
         accelerator: As in ``ACCELERATOR``.
@@ -78,7 +82,13 @@ def load_pipeline(
         drafts.append(draft)
         return draft.models
 
-    artifact = open_artifact(parse_reference(url), read_models=read_models, report=report)
+    artifact = open_artifact(
+        reference,
+        options=pull_options,
+        read_models=read_models,
+        report=report,
+        progress=line_progress(report),
+    )
     definition = drafts[-1].resolve(artifact.layers)
     identity = PipelineIdentity(definition.id, _version(artifact, definition.version))
     served = tuple(

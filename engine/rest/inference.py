@@ -26,7 +26,6 @@ from engine.codecs.legacy import write_legacy
 from engine.codecs.pandas_records import write_records
 from engine.codecs.record_batch import record_batch
 from engine.errors import EngineError, InternalError, UnsupportedMediaTypeError
-from engine.metrics import RequestSample
 from engine.request import InferRequest
 from engine.rest.errors import error_reply
 from engine.rest.media import (
@@ -129,8 +128,6 @@ class Caller(Protocol):
 class Call(InferRequest):
     """One inference request with its whole body; every method may run on another thread."""
 
-    __slots__ = ("_body", "_head", "_metrics", "_records", "caller")
-
     def __init__(
         self,
         head: CallHead,
@@ -195,12 +192,10 @@ class Call(InferRequest):
             reply = self.refuse(error)
         else:
             self._metrics.record(
-                RequestSample(
-                    result.frame.rows,
-                    time.monotonic_ns() - self.started_ns,
-                    self.queue_ns,
-                    sum(result.elapsed_ns[1:]),
-                )
+                result.frame.rows,
+                time.monotonic_ns() - self.started_ns,
+                self.queue_ns,
+                sum(result.elapsed_ns[1:]),
             )
         self._deliver(reply)
 

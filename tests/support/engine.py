@@ -154,6 +154,10 @@ class Engine:
         return int(self.wait_for(r"(?i)^Listening: metrics on .*?:(\d+)").group(1))
 
     @property
+    def flight_port(self):
+        return int(self.wait_for(r"^Listening: Flight on .*?:(\d+)").group(1))
+
+    @property
     def base_url(self):
         return f"http://127.0.0.1:{self.port}"
 

@@ -8,7 +8,7 @@ import pytest
 from support.fakes import spec
 
 from engine.codecs.legacy import write_legacy
-from engine.codecs.output_batch import output_batch, output_schema
+from engine.codecs.output_batch import OutputWriter
 from engine.codecs.pandas_records import write_records
 from engine.codecs.record_batch import record_batch
 from engine.errors import ConflictError
@@ -99,8 +99,8 @@ def test_the_split_column_is_an_output_but_of_the_legacy_reply():
 
 
 def test_another_models_columns_are_not_passed_off_as_the_streams():
-    schema = output_schema([spec("y", shape=(None, 1))])
+    writer = OutputWriter([spec("y", shape=(None, 1))])
 
-    assert output_batch(result(), schema)["out.y"].to_pylist() == [[1.5], [2.5]]
-    with pytest.raises(ConflictError, match=r"model 'a' answered these rows with \['out\.z'\]"):
-        output_batch(result(outputs=(output("z"),)), schema)
+    assert writer.write(result())["out.y"].to_pylist() == [[1.5], [2.5]]
+    with pytest.raises(ConflictError, match=r"model 'a' answered these rows with \['z'\]"):
+        writer.write(result(outputs=(output("z"),)))

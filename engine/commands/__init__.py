@@ -1,0 +1,3 @@
+"""The commands beside ``serve`` that people type: publish, pull, inspect."""
+
+__all__: list[str] = []
