@@ -1,7 +1,8 @@
 """``sagitta publish``: from ONNX files to a publish that an edge can start from.
 
 Rule that holds here: whatever would stop an edge stops the publish: every model is loaded alone
-and run once, and a sample of requests is run where one is given, before anything is sent.
+and run once, a sample of requests is run where one is given, and the steps are compiled against
+the models, before anything is sent.
 """
 
 import argparse
@@ -20,9 +21,11 @@ from engine.commands.trial import read_sample, try_model
 from engine.config import EngineConfig
 from engine.errors import ConfigError
 from engine.options import registry_access
+from engine.pipeline.checks import publish_check
+from engine.pipeline.compiler import compile_plan
 from engine.pipeline.definition import DefinitionDraft, PipelineDefinition, parse_definition
 from engine.pipeline.stages import find_stages
-from engine.pipeline.steps import models_of
+from engine.pipeline.steps import Check, Step, models_of
 from engine.pipeline.writing import draw_steps, write_definition
 from engine.publish.artifact import ArtifactLayer
 from engine.publish.credentials import credential_files
@@ -161,20 +164,34 @@ def _layer(root: Path, draft: DefinitionDraft, key: int) -> ArtifactLayer:
 def _try_models(
     definition: PipelineDefinition, layers: Sequence[ArtifactLayer], sample_path: Path | None
 ) -> PipelineDefinition:
-    """Load and run every model; the sample goes to those that read the request."""
+    """Load and run every model, and put them together as an edge will.
+
+    The sample goes to those that read the request; checks get their published form.
+    """
     sample = None if sample_path is None else read_sample(sample_path)
     entrance = models_of(definition.steps[0])
-    models = []
+    models, sessions = [], {}
     for key, (model, layer) in enumerate(zip(definition.models, layers, strict=True)):
         found = try_model(model, layer, sample if key in entrance else None)
         for line in found.lines:
             say(line)
         models.append(replace(model, tensor_fields=found.tensor_fields))
+        sessions[key] = found.session
+    for warning in compile_plan(definition, sessions).warnings:
+        remark(warning)
     say()
     say(f"Pipeline {definition.id}, version {definition.version}")
     for line in draw_steps(definition.steps, models):
         say(line)
-    return replace(definition, models=tuple(models))
+    steps = tuple(_published(step, index) for index, step in enumerate(definition.steps))
+    return replace(definition, models=tuple(models), steps=steps)
+
+
+def _published(step: Step, index: int) -> Step:
+    if not isinstance(step, Check):
+        return step
+    path = f"$.steps[{index}].Check.tree"
+    return Check(tuple(publish_check(one, f"{path}[{n}]") for n, one in enumerate(step.tree)))
 
 
 def _annotations(definition: PipelineDefinition) -> dict[str, str]:

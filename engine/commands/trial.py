@@ -39,10 +39,12 @@ class Trial:
     """What trying a model told.
 
     Attributes:
+        session: The model, loaded and warm; its inputs have the names of the request columns.
         tensor_fields: Request columns for the model's inputs; None where they have its names.
         lines: For people.
     """
 
+    session: ModelSession
     tensor_fields: tuple[str, ...] | None
     lines: tuple[str, ...]
 
@@ -91,7 +93,9 @@ def try_model(model: ModelVersion, layer: ArtifactLayer, sample: Sample | None) 
     if problem is not None and sample is None:
         ran = f"could not be run on generated rows ({problem}); try --input-schema"
     opsets = ", ".join(f"{domain} {version}" for domain, version in sorted(header.opsets.items()))
+    session.inputs = inputs
     return Trial(
+        session,
         fields,
         (
             f"Model {model.name}, version {model.version}",

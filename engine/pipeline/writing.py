@@ -10,6 +10,7 @@ from typing import assert_never
 
 import orjson
 
+from engine.pipeline.check_drawing import draw_check
 from engine.pipeline.definition import ModelDraft, ModelVersion, PipelineDefinition
 from engine.pipeline.steps import (
     AuditResults,
@@ -30,8 +31,6 @@ from engine.pipeline.steps import (
 __all__ = ["draw_steps", "write_definition"]
 
 Json = dict[str, object]
-
-_SHOWN_CHARS = 60
 
 
 def write_definition(definition: PipelineDefinition) -> bytes:
@@ -161,14 +160,6 @@ def _leaves(step: Step, name: Callable[[ModelKey], str]) -> list[str]:
         case RowsToModels():
             return [f"row {row.row_index} → {name(row.model)}" for row in step.rows]
         case Check():
-            return [_expression_name(text) for text in step.tree]
+            return [draw_check(text) for text in step.tree]
         case _:
             return []
-
-
-def _expression_name(text: str) -> str:
-    """The alias of a validation in polars' JSON; one that is written as text is shown as it is."""
-    try:
-        return str(orjson.loads(text)["Alias"][1])
-    except (orjson.JSONDecodeError, KeyError, IndexError, TypeError):
-        return text[:_SHOWN_CHARS]

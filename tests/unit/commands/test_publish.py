@@ -296,3 +296,45 @@ def test_what_is_to_be_pasted_for_a_layout():
     assert "    -v /data/layout:/pipeline:ro \\" in lines
     assert "    -e PIPELINE_URL=oci-layout:/pipeline:1 \\" in lines
     assert "    volumes: ['./data:/persist', '/data/layout:/pipeline:ro']" in lines
+
+
+def checked_pipeline(folder, *trees):
+    """A pipeline of one model, ``y`` from ``x``, and one step of checks."""
+    models.write_pipeline(folder, models.linear())
+    definition = json.loads((folder / "pipeline.json").read_text())
+    definition["steps"].append({"Check": {"tree": trees}})
+    (folder / "pipeline.json").write_text(json.dumps(definition))
+    return folder
+
+
+def test_readable_checks_are_published_as_json_and_drawn_as_written(sagitta, tmp_path):
+    folder = checked_pipeline(tmp_path / "checked", "too high: out.y[0] > 9", "never: out.y[2] > 9")
+
+    code, drawn, remarks = sagitta("publish", folder, "--to", "oci-layout:layout:1")
+    (high, _) = published(tmp_path)[1]["steps"][1]["Check"]["tree"]
+    _, shown, _ = sagitta("inspect", "oci-layout:layout:1")
+
+    assert code == 0
+    assert json.loads(high)["Alias"][1] == "too high"
+    assert "too high: out.y[0] > 9" in drawn
+    assert "too high: out.y[0] > 9" in shown
+    assert "each list has 2 elements, so element 2 is always null" in remarks
+
+
+@pytest.mark.parametrize(
+    ("tree", "said"),
+    [
+        ("odd: out.why[0] > 1", "no column 'out.why'; did you mean 'out.y'?"),
+        ("odd: out.y > 1", "there is a list in each row: name an element"),
+        ("odd: out.y[0] >", "check 'odd', character 11: found the end"),
+    ],
+)
+def test_a_check_that_would_stop_an_edge_stops_the_publish(sagitta, tmp_path, tree, said):
+    folder = checked_pipeline(tmp_path / "checked", tree)
+
+    code, _, remarks = sagitta("publish", folder, "--to", "oci-layout:layout:1")
+
+    assert code == 3
+    assert "$.steps[1].Check.tree[0]" in remarks
+    assert said in remarks
+    assert not (tmp_path / "layout").exists()

@@ -39,7 +39,7 @@ STEPS = [
         ["RowsToModels", "row 0 → b"],
         (1,),
     ),
-    ({"Check": {"tree": [TREE, "x"]}}, ["Check", "too_high", "x"], ()),
+    ({"Check": {"tree": [TREE, "x"]}}, ["Check", "too_high: out.x", "x"], ()),
 ]
 
 
