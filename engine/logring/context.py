@@ -1,0 +1,107 @@
+"""What many records of the log share: the schema and the metadata that does not change.
+
+Rules that hold here:
+- The schema is the records reply's own, so the log and a reply cannot differ.
+- A context is immutable, and its stored form names it: equal blobs are equal contexts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import struct
+from collections.abc import Container, Sequence
+
+import numpy as np
+import pyarrow as pa
+
+__all__ = ["OWN_COLUMNS", "LogContext", "list_depth", "numpy_type", "without"]
+
+OWN_COLUMNS = ("time", "metadata")  # what a record's header and its context hold
+
+
+@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+class LogContext:
+    """What many records share.
+
+    Attributes:
+        blob: the context as it is stored.
+        schema: the log schema, dropped columns left out.
+        payload: the schema of what a record itself holds: no time, no metadata.
+        shapes: shape of one row of each payload column; None where records are Arrow messages.
+        strides: bytes per row of each payload column where records are raw.
+        constants: ``last_model``, ``pipeline_version``, ``dropped`` and ``partition``.
+    """
+
+    blob: bytes
+    schema: pa.Schema
+    payload: pa.Schema
+    shapes: tuple[tuple[int, ...], ...] | None
+    strides: tuple[int, ...]
+    constants: dict[str, object]
+
+    @classmethod
+    def make(
+        cls,
+        schema: pa.Schema,
+        shapes: Sequence[Sequence[int]] | None,
+        constants: dict[str, object],
+    ) -> LogContext:
+        """Build a context and its stored form."""
+        head = json.dumps({"shapes": shapes, "constants": constants}).encode()
+        blob = struct.pack("<I", len(head)) + head + schema.serialize().to_pybytes()
+        return cls.parse(blob)
+
+    @classmethod
+    def parse(cls, blob: bytes) -> LogContext:
+        """Read a stored context.
+
+        Raises:
+            ValueError: it is damaged (``pa.ArrowInvalid`` and JSON errors are ValueErrors).
+        """
+        (length,) = struct.unpack_from("<I", blob)
+        head = json.loads(blob[4 : 4 + length])
+        schema = pa.ipc.read_schema(pa.py_buffer(blob[4 + length :]))
+        payload = pa.schema([field for field in schema if field.name not in OWN_COLUMNS])
+        shapes = head["shapes"] and tuple(map(tuple, head["shapes"]))
+        leaves = [leaf for field in payload for leaf in field.type]
+        strides = tuple(
+            math.prod(shape) * numpy_type(leaf).itemsize
+            for shape, leaf in zip(shapes or (), leaves, strict=shapes is not None)
+        )
+        return cls(blob, schema, payload, shapes, strides, head["constants"])
+
+    @property
+    def dropped(self) -> list[str]:
+        """Columns that were too large for the log, as ``group.column``."""
+        dropped = self.constants["dropped"]
+        return dropped if isinstance(dropped, list) else []
+
+
+def list_depth(leaf: pa.Field) -> int:
+    """How many lists the values of a column are nested in."""
+    depth, kind = 0, leaf.type
+    while pa.types.is_list(kind):
+        depth, kind = depth + 1, kind.value_type
+    return depth
+
+
+def numpy_type(leaf: pa.Field) -> np.dtype[np.generic]:
+    """The numpy type of a column's values, below all lists."""
+    kind = leaf.type
+    while pa.types.is_list(kind):
+        kind = kind.value_type
+    return np.dtype(kind.to_pandas_dtype())
+
+
+def without(schema: pa.Schema, names: Container[str]) -> pa.Schema:
+    """The log schema without the columns named ``group.column``."""
+    fields = []
+    for field in schema:
+        if field.name in OWN_COLUMNS:
+            fields.append(field)
+            continue
+        leaves = [leaf for leaf in field.type if f"{field.name}.{leaf.name}" not in names]
+        fields.append(field.with_type(pa.struct(leaves)))
+    return pa.schema(fields)

@@ -1,0 +1,311 @@
+"""One answer's rows to the bytes of records.
+
+A record is a header and its steps' times, followed by either the raw values of its
+columns, one column after the other, or one Arrow IPC record batch message; what records share is
+their context, named by number. A row of 29 float32 takes 156 bytes that way; 1,030 as an Arrow
+message of its own.
+
+Rules that hold here:
+- Raw is for columns of numbers with equally many values in every row, which is what tensors are;
+  anything else (text, ragged or nested request lists) is an Arrow message.
+- A column of more than ``max_column_bytes`` a row is left out and named in ``dropped``.
+- A context is learned from the first reply of its kind, never made up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import struct
+from array import array
+from collections.abc import Callable, Sequence
+from itertools import chain
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from engine.logring.context import OWN_COLUMNS, LogContext, list_depth, numpy_type, without
+from engine.logring.header import ARROW, HEADER, RAW
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from engine.values import Array, InferResult
+
+__all__ = ["MAX_COLUMN_BYTES", "LogEncoder", "Record"]
+
+MAX_COLUMN_BYTES = 1 << 20
+
+_KNOWN_CONTEXTS = 256
+_SMALL_BYTES = 1 << 16  # below this a copy is cheaper than a view
+_CODES = {  # Python types of a JSON column's values -> codes of array and of numpy
+    frozenset({float}): ("d", "d"),
+    frozenset({float, int}): ("d", "d"),
+    frozenset({int}): ("q", "l"),
+}
+
+RawColumn = tuple[str, tuple[int, ...], "bytes | memoryview"]  # code, shape of a row, values
+
+
+class Kind(NamedTuple):
+    """What tells one raw column from another: same kinds, same context.
+
+    Attributes:
+        group: ``in``, ``out`` or ``anomaly``.
+        name: of the column.
+        code: numpy's character for the element type.
+        shape: of one row.
+    """
+
+    group: str
+    name: str
+    code: str
+    shape: tuple[int, ...]
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row."""
+        return math.prod(self.shape) * np.dtype(self.code).itemsize
+
+
+_COUNT = Kind("anomaly", "count", "I", ())
+
+
+@dataclasses.dataclass(slots=True)
+class Record:
+    """Rows that become one value in the ring.
+
+    Attributes:
+        context: what it shares with others.
+        rows: how many rows.
+        time_ms: when they were answered, ms since the epoch.
+        elapsed_ns: time to decode, then of each step.
+        body: the values, to be joined; views that must not change before the append.
+        size: bytes of the value.
+    """
+
+    context: LogContext
+    rows: int
+    time_ms: int
+    elapsed_ns: Sequence[int]
+    body: Sequence[bytes | memoryview]
+    size: int
+
+    def value(self, context_number: int) -> bytes:
+        """The value to store."""
+        steps = len(self.elapsed_ns)
+        form = ARROW if self.context.shapes is None else RAW
+        head = HEADER.pack(form, steps, context_number, self.rows, self.time_ms)
+        return b"".join((head, struct.pack(f"<{steps}Q", *self.elapsed_ns), *self.body))
+
+
+class LogEncoder:
+    """Turns answers into records; remembers the contexts it met. Any thread may call it."""
+
+    def __init__(
+        self,
+        batch_of: Callable[[InferResult], pa.RecordBatch],
+        *,
+        max_column_bytes: int = MAX_COLUMN_BYTES,
+    ) -> None:
+        """Take the function that writes a records reply as Arrow: it defines the log's schema."""
+        self._batch_of = batch_of
+        self._max_column_bytes = max_column_bytes
+        # a key has the ids of the identities: the entry keeps them alive, so that no other has them
+        self._known: dict[object, tuple[LogContext, object, object]] = {}
+
+    def encode(self, result: InferResult, max_bytes: int) -> list[Record]:
+        """Split one answer into records.
+
+        Args:
+            result: the answer; its arrays must not change until the records are stored.
+            max_bytes: bound of a record's values; a single row may be larger.
+
+        Returns:
+            Records in row order; none where the answer has no row.
+        """
+        raw = _raw_columns(result)
+        if raw is not None:
+            kinds, values = raw
+            key = (id(result.model), id(result.pipeline), result.partition, *kinds)
+            known = self._known.get(key)
+            context = self._learn(key, kinds, result) if known is None else known[0]
+            if context.shapes is not None:
+                if len(values) > len(context.shapes):
+                    limit = self._max_column_bytes
+                    kept = zip(kinds, values, strict=True)
+                    values = [value for kind, value in kept if kind.row_bytes <= limit]
+                return _split_raw(context, result, values, max_bytes)
+        return self._encode_arrow(result, max_bytes)
+
+    def _remember(self, key: object, context: LogContext, result: InferResult) -> None:
+        if len(self._known) >= _KNOWN_CONTEXTS:
+            self._known.clear()  # rather than tracking use on every request
+        self._known[key] = (context, result.model, result.pipeline)
+
+    def _learn(self, key: object, kinds: Sequence[Kind], result: InferResult) -> LogContext:
+        """The context of answers with these columns; not raw where the reply's types differ."""
+        batch = self._batch_of(result)
+        leaves = [
+            (field.name, leaf.name, numpy_type(leaf).char, list_depth(leaf))
+            for field in batch.schema
+            if field.name not in OWN_COLUMNS
+            for leaf in field.type
+        ]
+        same = leaves == [(kind.group, kind.name, kind.code, len(kind.shape)) for kind in kinds]
+        large = [kind for kind in kinds if kind.row_bytes > self._max_column_bytes]
+        dropped = [f"{kind.group}.{kind.name}" for kind in large]
+        shapes = [kind.shape for kind in kinds if kind not in large]
+        context = LogContext.make(
+            without(batch.schema, dropped), shapes if same else None, _constants(batch, dropped)
+        )
+        self._remember(key, context, result)
+        return context
+
+    def _encode_arrow(self, result: InferResult, max_bytes: int) -> list[Record]:
+        batch = self._batch_of(result)
+        rows = batch.num_rows
+        too_large = [
+            f"{field.name}.{leaf.name}"
+            for field, column in zip(batch.schema, batch.columns, strict=True)
+            if field.name not in OWN_COLUMNS
+            for index, leaf in enumerate(field.type)
+            if column.field(index).nbytes > self._max_column_bytes * rows
+        ]
+        schema = without(batch.schema, too_large)
+        constants = _constants(batch, too_large) if rows else {}
+        key = (schema.serialize().to_pybytes(), json.dumps(constants))
+        known = self._known.get(key)
+        context = LogContext.make(schema, None, constants) if known is None else known[0]
+        self._remember(key, context, result)
+        payload = _payload(batch, context.payload)
+        step = max(1, max_bytes * rows // max(payload.nbytes, max_bytes))
+        records = []
+        for start in range(0, rows, step):
+            part = payload.slice(start, step)
+            body = (memoryview(part.serialize()),)
+            records.append(_record(context, part.num_rows, result, body))
+        return records
+
+
+def _record(
+    context: LogContext, rows: int, result: InferResult, body: Sequence[bytes | memoryview]
+) -> Record:
+    size = sum(map(len, body)) + HEADER.size + 8 * len(result.elapsed_ns)
+    return Record(context, rows, result.time_ms, result.elapsed_ns, body, size)
+
+
+def _split_raw(
+    context: LogContext, result: InferResult, values: Sequence[bytes | memoryview], max_bytes: int
+) -> list[Record]:
+    rows = result.frame.rows
+    whole = _record(context, rows, result, values)
+    if whole.size <= max_bytes or rows == 1:
+        return [whole]
+    views = [memoryview(value) for value in values]
+    parts = -(-whole.size // max_bytes)
+    step = max(1, rows // parts)
+    records = []
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        body = [v[start * s : stop * s] for v, s in zip(views, context.strides, strict=True)]
+        records.append(_record(context, stop - start, result, body))
+    return records
+
+
+def _raw_columns(result: InferResult) -> tuple[list[Kind], list[bytes | memoryview]] | None:
+    """Every column of the record as raw values, in schema order; None where one cannot be raw."""
+    frame = result.frame
+    rows = frame.rows
+    if not rows:
+        return None
+    kinds: list[Kind] = []
+    values: list[bytes | memoryview] = []
+    for name in sorted(frame.columns) if len(frame.columns) > 1 else frame.columns:
+        column = frame.columns[name]
+        raw = _raw_list(column) if isinstance(column, list) else _raw_arrow(column)
+        if raw is None:
+            return None
+        kinds.append(Kind("in", name, raw[0], raw[1]))
+        values.append(raw[2])
+    for output in result.outputs:
+        array = output.values
+        if not output.per_row and rows != 1:
+            return None
+        raw = _raw_array(array, array.shape[1:] if output.per_row else array.shape)
+        if raw is None:
+            return None
+        kinds.append(Kind("out", output.name, raw[0], raw[1]))
+        values.append(raw[2])
+    kinds.append(_COUNT)
+    values.append(bytes(4 * rows))
+    return kinds, values
+
+
+def _raw_list(column: list[object]) -> RawColumn | None:
+    shape: tuple[int, ...] = ()
+    flat: list[Any] = column
+    first = column[0]
+    if isinstance(first, list):
+        shape = (len(first),)
+        rows: list[Any] = column
+        if len(rows) == 1:
+            flat = first
+        elif set(map(type, rows)) != {list} or set(map(len, rows)) != {len(first)}:
+            return None
+        else:
+            flat = list(chain.from_iterable(rows))
+    code = _CODES.get(frozenset(map(type, flat)))
+    if code is None:
+        return None
+    try:
+        return code[1], shape, array(code[0], flat).tobytes()
+    except OverflowError:
+        return None
+
+
+def _raw_arrow(column: pa.Array) -> RawColumn | None:
+    shape: tuple[int, ...] = ()
+    values = column
+    if pa.types.is_fixed_size_list(column.type):
+        shape = (column.type.list_size,)
+        values = column.flatten()
+    elif pa.types.is_list(column.type):
+        widths = np.diff(column.offsets.to_numpy())
+        if (widths != widths[0]).any():
+            return None
+        shape = (int(widths[0]),)
+        values = column.flatten()
+    kind = values.type
+    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
+    if column.null_count or values.null_count or not number:
+        return None
+    return _raw_array(values.to_numpy(zero_copy_only=False), shape)
+
+
+def _raw_array(values: Array, shape: tuple[int, ...]) -> RawColumn | None:
+    dtype = values.dtype
+    if dtype.kind not in "biuf":
+        return None
+    if values.nbytes < _SMALL_BYTES:
+        return dtype.char, shape, values.tobytes()
+    flat = np.ascontiguousarray(values).reshape(-1)
+    return dtype.char, shape, flat.view(np.uint8).data
+
+
+def _constants(batch: pa.RecordBatch, dropped: Sequence[str]) -> dict[str, object]:
+    metadata = batch.column("metadata").slice(0, 1).to_pylist()[0]
+    names = sorted({*metadata["dropped"], *dropped})
+    return {k: v for k, v in metadata.items() if k != "elapsed"} | {"dropped": names}
+
+
+def _payload(batch: pa.RecordBatch, payload: pa.Schema) -> pa.RecordBatch:
+    """The columns that a record holds, the dropped ones left out; no values are copied."""
+    columns = []
+    for field in payload:
+        column = batch.column(field.name)
+        children = [column.field(leaf.name) for leaf in field.type]
+        columns.append(pa.Array.from_buffers(field.type, len(column), [None], children=children))
+    return pa.RecordBatch.from_arrays(columns, schema=payload)

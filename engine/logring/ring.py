@@ -1,0 +1,296 @@
+"""The bounded log of inferences on disk, as the rest of the engine sees it.
+
+Rules that hold here:
+- ``append`` commits before it returns: the rows survive ``kill -9`` at any later moment.
+- ``append`` never raises for what the disk does: rows that could not be kept are counted by
+  reason, and keeping resumes by itself (``maintain`` reopens what broke).
+- One lock orders the writers. Readers take no lock of theirs, and the environment is closed only
+  when no reader is inside (``Gate``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lmdb
+import pyarrow as pa
+
+from engine.errors import EngineError
+from engine.logring.counters import Counters, RingStats
+from engine.logring.failures import FAILURE_SCHEMA, FailureLog, read_failures
+from engine.logring.gate import Gate
+from engine.logring.opening import StoreUnavailableError, open_store
+from engine.logring.pages import LogPage, PageQuery
+from engine.logring.reader import read_page
+from engine.logring.record import MAX_COLUMN_BYTES, LogEncoder, Record
+from engine.logring.store import Store
+from engine.logring.writer import RowWriter
+
+if TYPE_CHECKING:
+    from engine.values import InferResult
+
+__all__ = ["LogRing"]
+
+log = logging.getLogger("sagitta")
+
+_RECORD_BYTES = 1 << 17  # larger answers are split: LMDB looks for the pages of a value in a row
+_SLACK_BYTES = 64  # of LMDB's own in the pages of a value
+_STREAM_ROWS = 1 << 16
+_STREAM_BYTES = 1 << 20
+_CLOSED = "closed"
+
+
+class LogRing:
+    """The log of one engine. Any thread may call any method.
+
+    ``_writer``, ``_broken`` and ``_dirty`` belong to the holder of ``_lock``; others only look.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        limit_bytes: int,
+        batch_of: Callable[[InferResult], pa.RecordBatch],
+        *,
+        max_column_bytes: int = MAX_COLUMN_BYTES,
+    ) -> None:
+        """Open the log; where the disk refuses, stay closed and try again at every ``maintain``.
+
+        Args:
+            directory: the ring's own folder; made where it is missing.
+            limit_bytes: bound of everything in it; ``LOCAL_INFERENCE_STORAGE``.
+            batch_of: writes an answer as Arrow; it defines the log's schema.
+            max_column_bytes: a column with more bytes a row is left out of the log.
+
+        Raises:
+            ConfigError: the limit is below 1 MiB.
+        """
+        self._directory = directory
+        self._limit_bytes = limit_bytes
+        self._encoder = LogEncoder(batch_of, max_column_bytes=max_column_bytes)
+        self._counters = Counters()
+        self._gate = Gate()
+        self._lock = threading.Lock()
+        self._writer: RowWriter | None = None
+        self._broken = False
+        self._dirty = False
+        self._unavailable: str | None = None  # why there is no writer
+        self._failing: str | None = None  # why the last append kept nothing
+        self.failures = FailureLog()
+        self._open()
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def append(self, results: Sequence[InferResult]) -> int:
+        """Keep the rows of some answers, all in one transaction.
+
+        Args:
+            results: answers in the order in which their rows are to be read; their arrays must
+                not change before this returns.
+
+        Returns:
+            How many rows were kept: they are committed. The others are counted by reason.
+        """
+        started = time.perf_counter_ns()
+        writer = self._writer
+        if writer is None:
+            rows = sum([result.frame.rows for result in results])
+            self._not_kept(rows, self._unavailable or _CLOSED)
+            return 0
+        largest = writer.largest_record_bytes
+        records: list[Record] = []
+        for result in results:
+            records += self._encode(result, largest)
+        if not records:
+            return 0
+        rows = sum([record.rows for record in records])
+        with self._lock:
+            if not self._append(records, rows):
+                return 0
+            self._counters.committed(rows, time.perf_counter_ns() - started)
+        return rows
+
+    def _encode(self, result: InferResult, largest: int) -> list[Record]:
+        try:
+            records = self._encoder.encode(result, min(_RECORD_BYTES, largest) - _SLACK_BYTES)
+        except (EngineError, ValueError, TypeError, OverflowError) as error:
+            # an answer that has no form as records, e.g. an output that is not one value per row
+            self._not_kept(result.frame.rows, "no_record_form", error)
+            return []
+        if any([record.size > largest for record in records]):
+            too_large = sum([record.rows for record in records if record.size > largest])
+            self._not_kept(too_large, "too_large")
+            records = [record for record in records if record.size <= largest]
+        return records
+
+    def _append(self, records: list[Record], rows: int) -> bool:
+        writer = self._writer
+        if writer is None or self._broken:
+            self._not_kept(rows, self._unavailable or "disk")
+            return False
+        try:
+            writer.append(records)
+        except lmdb.MapFullError as error:
+            self._not_kept(rows, "map_full", error)
+            return False
+        except lmdb.Error as error:
+            # a full disk may take the next commit; after anything else the file is opened anew
+            self._broken = not isinstance(error, lmdb.DiskError)
+            self._not_kept(rows, "disk", error)
+            return False
+        self._dirty = True
+        if self._failing is not None:
+            self._failing = None
+            log.warning("the inference log keeps rows again")
+        return True
+
+    def _not_kept(self, rows: int, reason: str, error: Exception | None = None) -> None:
+        self._counters.rows_not_kept[reason] += rows
+        if self._failing != reason:
+            self._failing = reason
+            log.error("rows are missing from the inference log (%s): %s", reason, error or "")
+
+    def mark_uploaded(self, row: int) -> None:
+        """Note that every row before ``row`` is safe elsewhere: such rows leave without loss."""
+        with self._lock:
+            if self._writer is None or self._broken:
+                return
+            try:
+                self._writer.mark_uploaded(row)
+            except lmdb.Error as error:
+                log.warning("the upload position could not be noted: %s", error)
+
+    # -- opening, maintaining, closing ---------------------------------------------------------
+
+    def _open(self) -> None:
+        try:
+            self._writer = RowWriter(open_store(self._directory, self._limit_bytes), self._counters)
+        except StoreUnavailableError as error:
+            if self._unavailable != error.reason:
+                log.error("the inference log is closed (%s): %s", error.reason, error)
+            self._unavailable = error.reason
+            return
+        if self._unavailable is not None:
+            log.warning("the inference log is open again")
+        self._unavailable = None
+        self._broken = False
+        self._gate.open()
+
+    def maintain(self) -> None:
+        """Write the failures that wait and make every committed row durable; reopen what broke.
+
+        Called about once a second by one thread (``LogSync``); takes as long as the disk does.
+        """
+        with self._lock:
+            if self._broken:
+                self._shut()
+            if self._writer is None and self._unavailable != _CLOSED:
+                self._open()
+            if len(self.failures) and self._writer is not None:
+                self._write_failures(self._writer.store)
+            dirty, self._dirty = self._dirty, False
+        if dirty:
+            self._sync()
+
+    def _write_failures(self, store: Store) -> None:
+        try:
+            with store.env.begin(write=True, buffers=True) as txn:
+                count = self.failures.write(txn, store.failures, store.failure_pages)
+            self.failures.written(count)
+            self._dirty = True
+        except lmdb.Error as error:
+            self._broken = not isinstance(error, lmdb.DiskError | lmdb.MapFullError)
+
+    def _sync(self) -> None:
+        with self._reading() as writer:
+            if writer is None:
+                return
+            next_row = writer.next_row
+            try:
+                writer.store.env.sync(True)
+                writer.store.write_state(next_row)
+                self._counters.syncs += 1
+            except (lmdb.Error, OSError) as error:
+                self._dirty = True
+                log.warning("the inference log could not be synced to the disk: %s", error)
+
+    def _shut(self) -> None:
+        """Close the environment once no reader is inside; the caller holds the lock."""
+        self._gate.shut()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.store.close(writer.next_row, clean=not self._broken)
+
+    def close(self) -> None:
+        """Write what waits, sync, and give the folder back; rows sent later are not kept."""
+        self.maintain()
+        with self._lock:
+            self._unavailable = _CLOSED
+            self._shut()
+
+    # -- reading -------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[RowWriter | None]:
+        if not self._gate.enter():
+            yield None
+            return
+        try:
+            yield self._writer
+        finally:
+            self._gate.leave()
+
+    def page(self, query: PageQuery) -> LogPage:
+        """Read one page; see ``read_page``. A closed ring is an empty one."""
+        with self._reading() as writer:
+            if writer is None:
+                return LogPage(None, "All", query.start_row or 0)
+            return read_page(writer.store, query)
+
+    def batches(self, query: PageQuery) -> Iterator[tuple[pa.RecordBatch, int]]:
+        """All the rows that a query matches, a record batch at a time, as they are stored.
+
+        Args:
+            query: where to start and which times; always ascending. Its limits are not looked at.
+
+        Yields:
+            Record batches of about 1 MB, each with the row to go on from; their schemas may
+            differ. It ends at the row that was the newest when it began.
+        """
+        stop = self.stats().next_row
+        row, status = query.start_row or 0, ""
+        whole = dataclasses.replace(query, page_rows=_STREAM_ROWS, page_bytes=_STREAM_BYTES)
+        while status != "All" and row < stop:
+            page = self.page(dataclasses.replace(whole, start_row=row))
+            row, status = page.next_row, page.status
+            if page.batch is not None:
+                yield page.batch, row
+
+    def failed(self, start: int, limit: int) -> pa.RecordBatch:
+        """Failed requests from a number on, oldest first, at most ``limit``."""
+        with self._reading() as writer:
+            if writer is None:
+                return pa.RecordBatch.from_pylist([], schema=FAILURE_SCHEMA)
+            with writer.store.env.begin(buffers=True) as txn:
+                return read_failures(txn, writer.store.failures, start, limit)
+
+    def stats(self) -> RingStats:
+        """A snapshot of the counters; takes no lock."""
+        writer = self._writer
+        return self._counters.snapshot(
+            unavailable=self._unavailable or self._failing,
+            first_row=0 if writer is None else writer.first_row,
+            next_row=0 if writer is None else writer.next_row,
+            uploaded_to=None if writer is None else writer.uploaded_to,
+            page_bytes=0 if writer is None else writer.store.page_bytes,
+            budget_pages=0 if writer is None else writer.store.budget_pages,
+            failures_kept=self.failures.kept,
+            failures_lost=self.failures.lost,
+        )
