@@ -35,6 +35,7 @@ log = logging.getLogger("sagitta")
 
 MIN_LIMIT_BYTES = 1 << 20  # below this LMDB's own pages leave no room to work with
 OVERHEAD_BYTES = 64 << 10  # lock.mdb, owner.lock, state.json and the folder itself
+LOCK_BYTES = 8192  # of lock.mdb, with LMDB's default of 126 readers
 SET_ASIDE_SHARE = 8  # a damaged file keeps at most this fraction of the limit
 ROW_GAP = 1 << 20  # rows that may have been numbered after state.json was last written
 
@@ -181,6 +182,12 @@ def _open_checked(directory: pathlib.Path, limit_bytes: int, owner: int, floor: 
 
 
 def _open_env(directory: pathlib.Path, map_bytes: int) -> lmdb.Environment:
+    # LMDB maps lock.mdb for writing as a file with holes: on a full disk that is a SIGBUS
+    descriptor = os.open(directory / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, LOCK_BYTES)
+    finally:
+        os.close(descriptor)
     return lmdb.open(
         str(directory),
         map_size=map_bytes,

@@ -81,7 +81,7 @@ class RowWriter:
                 if not left:
                     raise
                 self._evict_apart()
-            except lmdb.Error:
+            except BaseException:
                 self._contexts.roll_back()
                 raise
             else:
