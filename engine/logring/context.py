@@ -18,6 +18,11 @@ import pyarrow as pa
 
 __all__ = ["OWN_COLUMNS", "LogContext", "list_depth", "numpy_type", "without"]
 
+_NUMPY_KINDS = (  # not to_pandas_dtype: it imports pandas, where there is one, for 0.4 s
+    (pa.types.is_signed_integer, "i"),
+    (pa.types.is_unsigned_integer, "u"),
+    (pa.types.is_floating, "f"),
+)
 OWN_COLUMNS = ("time", "metadata")  # what a record's header and its context hold
 
 
@@ -88,11 +93,16 @@ def list_depth(leaf: pa.Field) -> int:
 
 
 def numpy_type(leaf: pa.Field) -> np.dtype[np.generic]:
-    """The numpy type of a column's values, below all lists."""
+    """The numpy type of a column's values, below all lists; object for what is not a number."""
     kind = leaf.type
     while pa.types.is_list(kind):
         kind = kind.value_type
-    return np.dtype(kind.to_pandas_dtype())
+    if pa.types.is_boolean(kind):
+        return np.dtype(np.bool_)
+    for is_kind, code in _NUMPY_KINDS:
+        if is_kind(kind):
+            return np.dtype(f"{code}{kind.bit_width // 8}")
+    return np.dtype(np.object_)
 
 
 def without(schema: pa.Schema, names: Container[str]) -> pa.Schema:

@@ -46,7 +46,9 @@ def last_acknowledged(receiver):
 def test_acknowledged_rows_survive_a_kill_at_any_moment(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # what the fork server imports
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["support.answers", "engine.codecs.record_batch"])
+    context.set_forkserver_preload(
+        ["pandas", "pytest", "support.answers", "engine.codecs.record_batch", "engine.logring"]
+    )
     moments, known = random.Random(47), 0
     for _ in range(KILLS):
         receiver, sender = context.Pipe(duplex=False)
