@@ -23,22 +23,24 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import uvloop
 
+from engine.batching.line import BatchPolicy, Line
 from engine.dataplane import DataPlane
 from engine.errors import StartupError
 from engine.loading import load_pipeline
 from engine.metrics import Metrics
 from engine.rest.app import metrics_app, rest_app
-from engine.rest.exchange import Service
+from engine.rest.exchange import BodyBudget, Service
 from engine.rest.protocol import sweep
 from engine.rest.server import HttpServer, TlsFiles, listen
-from engine.rest.tokens import TokenFile
+from engine.rest.turn import Turn
 from engine.sessions.cpus import available_cpus, intra_op_threads
-from engine.sessions.slots import Slots
+from engine.tokens import TokenFile
 
 if TYPE_CHECKING:
     from typing import Final
 
     from engine.config import EngineConfig
+    from engine.request import InferRequest
 
 __all__ = ["serve"]
 
@@ -91,14 +93,19 @@ class _Engine:
         log.info("Threads: %d for inference; %g CPUs available (%s)", self.threads, available, how)
         log.info("Accelerator: %s", config.accelerator)
         self.partition = config.edge.edge_name if config.edge else socket.gethostname()
-        self.plane = DataPlane()
-        self.slots = Slots(
-            self.threads, max_rows=config.queue_max_rows, max_bytes=config.queue_max_bytes
+        metrics = Metrics()
+        self.plane = DataPlane(metrics)
+        self.line: Line[InferRequest] = Line(
+            self.threads,
+            self.plane.answer,
+            max_rows=config.queue_max_rows,
+            max_bytes=config.queue_max_bytes,
         )
         self.service = Service(
             plane=self.plane,
-            slots=self.slots,
-            metrics=Metrics(),
+            turn=Turn(self.plane, self.line),
+            metrics=metrics,
+            budget=BodyBudget(config.queue_max_bytes),
             max_body_bytes=config.max_body_bytes,
             request_timeout_s=config.request_timeout_s,
             records_by_default=config.inference_response == "records",
@@ -120,7 +127,12 @@ class _Engine:
         listeners = []
         for name, port, app, files in (
             ("HTTP", self.config.http_port, rest_app(self.service), tls),
-            ("METRICS", self.config.metrics_port, metrics_app(self.service, self.partition), None),
+            (
+                "METRICS",
+                self.config.metrics_port,
+                metrics_app(self.service, self.line, self.partition),
+                None,
+            ),
         ):
             if port is None:
                 continue
@@ -136,7 +148,7 @@ class _Engine:
             listeners.append(listener)
             host, bound = listener.getsockname()[:2]
             log.info("Listening: %s on %s:%d%s", name, host, bound, " (TLS)" if files else "")
-        self.slots.start()
+        self.line.start()
         self._loader.start()
         loop.call_later(SWEEP_S, self._sweep)
         runs = [
@@ -148,7 +160,7 @@ class _Engine:
     def close(self) -> None:
         """Join the threads; a model that does not end in time cannot hold the process up."""
         grace_s = self.config.shutdown_grace_s
-        ended = self.slots.close(grace_s)
+        ended = self.line.close(grace_s)
         self._loader.join(timeout=grace_s)
         if not ended or self._loader.is_alive():
             log.warning("a model was still running after SHUTDOWN_GRACE_S: leaving it behind")
@@ -163,6 +175,11 @@ class _Engine:
                 self.config.pipeline_url,
                 self.plane,
                 threads=self.threads,
+                batch=BatchPolicy(
+                    self.config.max_batch_rows,
+                    target_rows=self.config.max_batch_rows,
+                    delay_ns=self.config.max_batch_delay_us * 1000,
+                ),
                 accelerator=self.config.accelerator,
                 partition=self.partition,
                 report=log.info,

@@ -2,6 +2,9 @@
 
 Rules that hold here:
 - No bytes, no headers, no status codes; a shell decodes and encodes around it.
+- Every request of every shell is run by ``DataPlane.answer``, alone or with others of its kind.
+- Requests are run together only where that was tried at load time and changed no bit; a batch that
+  fails is run again request by request, so that one bad request fails alone.
 - A request captures the running pipeline once, so that a swap in between cannot mix two versions.
 - Loading, running, failed and draining are states of this object; readiness is told from them.
 """
@@ -13,13 +16,22 @@ import enum
 import time
 from typing import TYPE_CHECKING
 
+from engine.batching.batch import merge, split
+from engine.batching.cost import RunCost
+from engine.batching.trial import try_together
 from engine.codecs.tensors import to_tensor
-from engine.errors import NotFoundError, NotReadyError
+from engine.errors import InternalError, NotFoundError, NotReadyError
+from engine.request import answer
 from engine.values import InferResult
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.batching.line import BatchPolicy
+    from engine.metrics import Metrics
+    from engine.request import InferRequest
     from engine.sessions.session import ModelSession
-    from engine.values import Frame, ModelIdentity, Output, PipelineIdentity
+    from engine.values import Array, Frame, ModelIdentity, Output, PipelineIdentity
 
 __all__ = ["DataPlane", "RunningPipeline", "ServedModel", "Status"]
 
@@ -38,30 +50,6 @@ class ServedModel:
 
     identity: ModelIdentity
     version_id: int | None = None
-
-
-class RunCost:
-    """How long runs take, by the power of two of their rows: an average that follows the present.
-
-    Written without a lock: a lost update costs nothing but a little staleness.
-    """
-
-    def __init__(self) -> None:
-        self._mean_ns: list[float] = [0.0] * 64
-
-    def learn(self, rows: int, run_ns: int) -> None:
-        """Take a measured run into account."""
-        size = rows.bit_length()
-        mean_ns = self._mean_ns[size]
-        self._mean_ns[size] = mean_ns + (run_ns - mean_ns) / 8 if mean_ns else float(run_ns)
-
-    def estimate_ns(self, rows: int) -> float | None:
-        """The expected time of a run; scaled up from smaller runs, None where there were none."""
-        size = rows.bit_length()
-        for known in range(size, -1, -1):
-            if self._mean_ns[known]:
-                return self._mean_ns[known] * float(1 << (size - known))
-        return None
 
 
 class RunningPipeline:
@@ -86,12 +74,65 @@ class RunningPipeline:
         self.inputs = session.inputs
         self.models = models
         self.cost = RunCost()
+        self.policy: BatchPolicy | None = None  # how requests are run together, if they are
         self._session = session
         self._partition = partition
+        self._is_one_kind = all(None not in spec.row_shape for spec in session.inputs)
 
     def warm_up(self) -> str | None:
         """Run generated rows and learn what they cost; returns why that failed, or None."""
         return self._session.warm_up(self.cost.learn)
+
+    def allow_batches(self, wanted: BatchPolicy) -> str:
+        """Try whether requests may be run together, and from now on do so if they may.
+
+        Args:
+            wanted: how, as far as the model allows.
+
+        Returns:
+            The verdict in words, for the log.
+        """
+        session = self._session
+        if not session.takes_any_rows or wanted.max_rows < 2:
+            return "request by request: the model, or MAX_BATCH_ROWS, allows no joint runs"
+        verdict = try_together(session.run, session.inputs, wanted.max_rows)
+        if verdict.max_rows:
+            self.policy = dataclasses.replace(wanted, max_rows=verdict.max_rows)
+            return f"requests are run together up to {verdict.max_rows} rows: {verdict.reason}"
+        return f"request by request: {verdict.reason}"
+
+    def feeds(self, frame: Frame) -> tuple[Sequence[Array], object]:
+        """A request's tensors, and what must be equal for requests to share a run.
+
+        Raises:
+            SchemaMismatchError: the rows do not fit the model.
+        """
+        feeds = [to_tensor(frame, spec) for spec in self._session.inputs]
+        if self._is_one_kind:
+            return feeds, self
+        return feeds, (self, *(feed.shape[1:] for feed in feeds))
+
+    def infer_together(self, requests: Sequence[InferRequest]) -> None:
+        """Run requests of one key in one run, on the calling thread, and set their outcomes.
+
+        Args:
+            requests: with their feeds; at least one.
+
+        Raises:
+            EngineError: the run failed; no outcome is set.
+        """
+        session = self._session
+        rows = [request.rows for request in requests]
+        feeds = merge([request.feeds for request in requests if request.feeds is not None])
+        started_ns = time.monotonic_ns()
+        outputs = session.run(feeds, sum(rows))
+        run_ns = time.monotonic_ns() - started_ns
+        self.cost.learn(sum(rows), run_ns)
+        if len(rows) > 1 and any(len(output.values) != sum(rows) for output in outputs):
+            raise InternalError(f"model {session.identity.name!r} gave other rows than it was fed")
+        for request, own in zip(requests, split(outputs, rows), strict=True):
+            elapsed_ns = (request.parse_ns, run_ns)
+            request.outcome = self._result(request.decoded(), own, elapsed_ns)
 
     def infer(self, frame: Frame, started_ns: int) -> InferResult:
         """Run a request's rows on the calling thread.
@@ -137,7 +178,13 @@ class DataPlane:
     The state changes by replacing one reference; readers need no lock.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: Metrics) -> None:
+        """Serve nothing yet.
+
+        Args:
+            metrics: counts the runs.
+        """
+        self._metrics = metrics
         self._running: RunningPipeline | None = None
         self._identity: PipelineIdentity | None = None
         self._models: tuple[ServedModel, ...] = ()
@@ -158,6 +205,12 @@ class DataPlane:
     def state(self) -> str:
         """One word for the health endpoint."""
         return "Draining" if self._draining else self._status().value
+
+    @property
+    def batch_max_rows(self) -> int:
+        """Most rows that requests are run together with; 0 = request by request."""
+        policy = None if self._running is None else self._running.policy
+        return 0 if policy is None else policy.max_rows
 
     @property
     def running(self) -> RunningPipeline:
@@ -186,6 +239,15 @@ class DataPlane:
                 "(and POST /infer always reaches the pipeline that is served)"
             )
         return running
+
+    def answer(self, requests: Sequence[InferRequest]) -> None:
+        """Run requests of one key on the calling thread, which holds a slot, and answer them.
+
+        Args:
+            requests: one, or several whose policy lets them be run together; those whose callers
+                are gone are not run.
+        """
+        answer(requests, self._metrics)
 
     def announce(self, identity: PipelineIdentity, models: tuple[ServedModel, ...]) -> None:
         """Tell what is being loaded."""

@@ -11,6 +11,7 @@ import hashlib
 import threading
 from typing import TYPE_CHECKING
 
+from engine.batching.line import BatchPolicy
 from engine.dataplane import RunningPipeline, ServedModel
 from engine.pipeline.definition import DefinitionDraft, parse_definition
 from engine.pipeline.plan import single_model
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from engine.dataplane import DataPlane
-    from engine.pipeline.definition import ModelDraft
+    from engine.pipeline.definition import DynamicBatching, ModelDraft
     from engine.publish.artifact import Artifact
 
 __all__ = ["load_pipeline"]
@@ -38,6 +39,7 @@ def load_pipeline(
     plane: DataPlane,
     *,
     threads: int,
+    batch: BatchPolicy,
     accelerator: str,
     partition: str,
     report: Callable[[str], None],
@@ -49,6 +51,7 @@ def load_pipeline(
         url: ``PIPELINE_URL``.
         plane: Is told what is being loaded; does not serve it yet.
         threads: Intra-op threads of each session.
+        batch: How requests are run together, where the model allows it; a published setting wins.
         accelerator: As in ``ACCELERATOR``.
         partition: Name of the edge or host.
         report: Takes the documented start-up lines.
@@ -97,7 +100,21 @@ def load_pipeline(
         f"Model {model.name}: inputs {_list(session.inputs)}, outputs {_list(session.outputs)}, "
         f"{threads} intra-op thread{'s' if threads > 1 else ''}, {session.provider}"
     )
+    verdict = pipeline.allow_batches(_policy(model.dynamic_batching, batch))
+    report(f"Batching: {verdict}")
     return pipeline
+
+
+def _policy(published: DynamicBatching | None, default: BatchPolicy) -> BatchPolicy:
+    """The published dynamic batching settings, within MAX_BATCH_ROWS; without them the default."""
+    if published is None:
+        return default
+    limit = published.batch_size_limit or default.max_rows
+    return BatchPolicy(
+        min(limit, default.max_rows),
+        target_rows=published.batch_size_target,
+        delay_ns=round(published.max_batch_delay_ms * 1_000_000),
+    )
 
 
 def _version(artifact: Artifact, declared: str | None) -> str:

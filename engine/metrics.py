@@ -71,6 +71,8 @@ class Metrics:
         self.queue_ns = Histogram(NS_BOUNDS)
         self.run_ns = Histogram(NS_BOUNDS)
         self.request_rows = Histogram(ROW_BOUNDS)
+        self.batch_requests = Histogram(ROW_BOUNDS)
+        self.batch_rows = Histogram(ROW_BOUNDS)
         self.errors: dict[str, int] = {}
         self.cancelled = 0
 
@@ -81,6 +83,12 @@ class Metrics:
             self.run_ns.observe(sample.run_ns)
             self.queue_ns.observe(sample.queue_ns)
             self.request_rows.observe(sample.rows)
+
+    def record_batch(self, requests: int, rows: int) -> None:
+        """Count a run that several requests shared."""
+        with self.lock:
+            self.batch_requests.observe(requests)
+            self.batch_rows.observe(rows)
 
     def record_error(self, code: str) -> None:
         """Count a request that was answered with an error of this code."""

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
+    from engine.batching.line import Line
+    from engine.request import InferRequest
     from engine.rest.exchange import Service
 
     Endpoint = Callable[[Request], Awaitable[Response]]
@@ -93,11 +95,11 @@ def rest_app(service: Service) -> ASGIApp:
     return app if service.tokens is None else _Authorized(app, service)
 
 
-def metrics_app(service: Service, deploy_id: str) -> ASGIApp:
+def metrics_app(service: Service, line: Line[InferRequest], deploy_id: str) -> ASGIApp:
     """The application behind the metrics port: ``GET /metrics``."""
 
     async def metrics(_request: Request) -> Response:
-        text = exposition(service.plane, service.slots, service.metrics, deploy_id)
+        text = exposition(service.plane, line, service.metrics, deploy_id)
         return Response(text, media_type=CONTENT_TYPE)
 
     return Starlette(

@@ -4,10 +4,10 @@ It stands where uvicorn keeps its own request-response cycle, so that a connecti
 answered in order whichever way each of them goes, and has the few attributes that uvicorn looks at.
 
 Rules that hold here:
-- Everything runs on the event loop, but for what ``Slots`` runs.
+- Everything runs on the event loop, but for what the line runs.
 - A body of known length is filled into one buffer; one that came in one piece is not copied.
-- The bytes of bodies that wait are counted against the line's bound, so that many slow uploads
-  cannot take all memory.
+- The bytes of all bodies that are held, arriving or waiting, have one bound: many slow uploads
+  cannot take all memory. They are given back exactly once, when the exchange ends in any way.
 """
 
 from __future__ import annotations
@@ -15,10 +15,9 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-from engine.errors import DeadlineExceededError, EngineError, PayloadTooLargeError
+from engine.errors import DeadlineExceededError, EngineError, OverloadedError, PayloadTooLargeError
 from engine.rest.errors import error_reply
 from engine.rest.inference import Call
-from engine.sessions.slots import Job
 
 if TYPE_CHECKING:
     import asyncio
@@ -28,10 +27,36 @@ if TYPE_CHECKING:
     from engine.rest.inference import CallHead
     from engine.rest.media import Reply
     from engine.rest.protocol import EngineProtocol
-    from engine.rest.tokens import TokenFile
-    from engine.sessions.slots import Slots
+    from engine.rest.turn import Turn
+    from engine.tokens import TokenFile
 
-__all__ = ["Exchange", "Service"]
+__all__ = ["BodyBudget", "Exchange", "Service", "too_large"]
+
+
+class BodyBudget:
+    """The bytes of request bodies that may be held at a time; used on the event loop only."""
+
+    def __init__(self, max_bytes: int) -> None:
+        """Make an untouched budget of ``max_bytes``."""
+        self._max_bytes = max_bytes
+        self._held_bytes = 0
+
+    def take(self, size_bytes: int) -> None:
+        """Hold more bytes.
+
+        Raises:
+            OverloadedError: that would be more than the bound; nothing was taken.
+        """
+        if self._held_bytes + size_bytes > self._max_bytes:
+            raise OverloadedError(
+                f"the bodies of the requests that are waiting hold {self._held_bytes} bytes "
+                f"(limit: QUEUE_MAX_BYTES={self._max_bytes}): try again shortly"
+            )
+        self._held_bytes += size_bytes
+
+    def give_back(self, size_bytes: int) -> None:
+        """Hold fewer bytes."""
+        self._held_bytes -= size_bytes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -40,8 +65,9 @@ class Service:
 
     Attributes:
         plane: answers the requests.
-        slots: bounds the runs.
+        turn: runs them.
         metrics: counts them.
+        budget: bounds the bodies that are held.
         max_body_bytes: largest accepted body.
         request_timeout_s: after this long a request that still waits is answered with 504.
         records_by_default: whether ``/infer`` answers records without being asked.
@@ -49,8 +75,9 @@ class Service:
     """
 
     plane: DataPlane
-    slots: Slots
+    turn: Turn
     metrics: Metrics
+    budget: BodyBudget
     max_body_bytes: int
     request_timeout_s: float
     records_by_default: bool
@@ -75,6 +102,7 @@ class Exchange:
         "_error",
         "_filled",
         "_head",
+        "_held_bytes",
         "_is_turn",
         "_length",
         "_protocol",
@@ -103,6 +131,7 @@ class Exchange:
         self._length = length
         self._body: bytes | bytearray = b""
         self._filled = 0
+        self._held_bytes = 0
         self._head: CallHead | None = None
         self._error: EngineError | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -127,12 +156,15 @@ class Exchange:
 
         Raises:
             PayloadTooLargeError: it is larger than is accepted; nothing more may be read.
+            OverloadedError: too much is held already; nothing more may be read.
         """
         self._filled += len(chunk)
         if self._filled > self._service.max_body_bytes:
             raise too_large(self._service.max_body_bytes)
         if self._error is not None:
             return
+        self._service.budget.take(len(chunk))
+        self._held_bytes += len(chunk)
         if self._filled == len(chunk):
             self._body = chunk  # the first piece, most often the only one
             return
@@ -160,6 +192,16 @@ class Exchange:
         if self.is_complete:
             self._begin()
 
+    def abandon(self) -> None:
+        """The connection is gone; what is queued already is skipped or ends by itself."""
+        self.disconnected = True
+        self._release()
+
+    def _release(self) -> None:
+        self._service.budget.give_back(self._held_bytes)
+        self._held_bytes = 0
+        self._body = b""
+
     def _begin(self) -> None:
         if self._error is not None or self._head is None:
             error = self._error or EngineError("a request without a head")
@@ -167,7 +209,6 @@ class Exchange:
             self._finish(error_reply(error))
             return
         service = self._service
-        call: Call | None = None
         try:
             call = Call(
                 self._head,
@@ -175,36 +216,31 @@ class Exchange:
                 service.plane,
                 service.metrics,
                 records_by_default=service.records_by_default,
+                caller=self,
             )
             call.decode_small()
-            if not (call.is_quick() and service.slots.try_acquire()):
-                self._queue(call)
-                return
         except EngineError as error:
             service.metrics.record_error(error.code)
             self._finish(error_reply(error))
             return
-        try:
-            reply = call.answer()
-        finally:
-            service.slots.release()
-        self._finish(reply)
+        protocol = self._protocol
+        service.turn.add(call, protocol.loop, is_alone=len(protocol.connections) == 1)
 
-    def _queue(self, call: Call) -> None:
-        """Hand the call to a slot thread; whoever is first, reply or deadline, answers."""
-        loop = self._protocol.loop
+    def is_gone(self) -> bool:
+        """Whether nobody waits for the reply any more."""
+        return self.disconnected or self.response_complete
 
-        def run(queue_ns: int) -> None:
-            reply = call.answer(queue_ns)
-            loop.call_soon_threadsafe(self._finish, reply)
+    def wait(self, call: Call) -> None:
+        """The call is in the line; whoever is first, reply or deadline, answers."""
+        timeout_s = self._service.request_timeout_s
+        self._timer = self._protocol.loop.call_later(timeout_s, self._expire, call)
 
-        def is_gone() -> bool:
-            if self.disconnected:
-                self._service.metrics.record_cancelled()
-            return self.disconnected or self.response_complete
-
-        self._service.slots.submit(Job(run, is_gone, call.rows(), call.size_bytes))
-        self._timer = loop.call_later(self._service.request_timeout_s, self._expire, call)
+    def deliver(self, reply: Reply, *, is_elsewhere: bool) -> None:
+        """Take the reply, on the event loop or on the thread that ran the call."""
+        if is_elsewhere:
+            self._service.turn.send(self._protocol.loop, self._finish, reply)
+        else:
+            self._finish(reply)
 
     def _expire(self, call: Call) -> None:
         text = (
@@ -219,7 +255,7 @@ class Exchange:
         if self.response_complete:
             return
         self.response_complete = True
-        self._body = b""
+        self._release()
         if not self.disconnected:
             self._protocol.write_reply(reply, keep_alive=self.keep_alive)
 

@@ -1,9 +1,9 @@
 """The inference endpoints without their transport: head and body of a request in, a Reply out.
 
 Which thread runs what: a body is decoded where it arrived (the event loop) unless it is large
-JSON; the model runs there too when it is expected to be quick and a run slot is free, since a
-thread hop costs more than a small model. Everything else goes to a slot thread, which decodes what
-is not decoded yet, runs and encodes. One ``Call`` does the same three steps either way.
+JSON; the model runs there too when it is expected to be quick and a run slot is free (``turn``).
+Everything else goes into the line, and whoever runs it there decodes what is not decoded yet, runs
+and encodes. One ``Call`` does the same three steps either way.
 
 Rules that hold here:
 - Everything that can be refused from the head alone is refused before the body arrives.
@@ -16,7 +16,7 @@ from __future__ import annotations
 import dataclasses
 import time
 import urllib.parse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from engine.codecs.arrow_ipc import read_arrow, write_arrow_file, write_arrow_stream
 from engine.codecs.dataset import EVERYTHING, parse_dataset
@@ -24,8 +24,9 @@ from engine.codecs.json_body import read_json
 from engine.codecs.legacy import write_legacy
 from engine.codecs.pandas_records import write_records
 from engine.codecs.record_batch import record_batch
-from engine.errors import EngineError, UnsupportedMediaTypeError
+from engine.errors import EngineError, InternalError, UnsupportedMediaTypeError
 from engine.metrics import RequestSample
+from engine.request import InferRequest
 from engine.rest.errors import error_reply
 from engine.rest.media import (
     ARROW_FILE,
@@ -42,14 +43,13 @@ if TYPE_CHECKING:
     from typing import Final
 
     from engine.codecs.dataset import Dataset
-    from engine.dataplane import DataPlane, RunningPipeline
+    from engine.dataplane import DataPlane
     from engine.metrics import Metrics
     from engine.values import Frame, InferResult
 
 __all__ = ["Call", "CallHead", "read_head"]
 
 INLINE_JSON_BYTES: Final = 1 << 20  # decoded on the event loop: some 3 ms
-INLINE_RUN_NS: Final = 1_000_000  # run on the event loop: others wait no longer than this
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -103,10 +103,23 @@ def read_head(pipeline_name: str | None, query: bytes, headers: Mapping[bytes, b
     )
 
 
-class Call:
+class Caller(Protocol):
+    """Whoever waits for the reply."""
+
+    def is_gone(self) -> bool:
+        """Whether nobody waits any more."""
+
+    def wait(self, call: Call) -> None:
+        """The call is in the line: from now on time counts; on the event loop."""
+
+    def deliver(self, reply: Reply, *, is_elsewhere: bool) -> None:
+        """Take the reply; ``is_elsewhere`` when this is not the event loop."""
+
+
+class Call(InferRequest):
     """One inference request with its whole body; every method may run on another thread."""
 
-    __slots__ = ("_body", "_frame", "_head", "_metrics", "_pipeline", "_records", "_started_ns")
+    __slots__ = ("_body", "_head", "_metrics", "_records", "caller")
 
     def __init__(
         self,
@@ -116,30 +129,30 @@ class Call:
         metrics: Metrics,
         *,
         records_by_default: bool,
+        caller: Caller,
     ) -> None:
         """Take a request; nothing is decoded yet.
+
+        Args:
+            head: what its head says.
+            body: its whole body.
+            plane: tells which pipeline answers.
+            metrics: counts the answer.
+            records_by_default: whether the reply is records where the head does not say.
+            caller: waits for the reply.
 
         Raises:
             NotReadyError: no pipeline is served yet.
             NotFoundError: the path names another pipeline.
         """
         name = head.pipeline_name
-        self._pipeline: RunningPipeline = plane.running if name is None else plane.named(name)
+        super().__init__(plane.running if name is None else plane.named(name))
         self._head = head
         self._body = body
         self._metrics = metrics
         self._records = records_by_default or head.dataset is not None
-        self._started_ns = time.monotonic_ns()
-        self._frame: Frame | None = None
-
-    @property
-    def size_bytes(self) -> int:
-        """Size of the body."""
-        return len(self._body)
-
-    def rows(self) -> int:
-        """The rows, or while nothing is decoded an upper estimate: one for each object."""
-        return self._frame.rows if self._frame is not None else max(self._body.count(b"{"), 1)
+        self.caller = caller
+        self.size_bytes = len(body)
 
     def decode_small(self) -> None:
         """Decode the body here and now, unless that takes long.
@@ -148,44 +161,46 @@ class Call:
             EngineError: the body cannot be decoded.
         """
         if len(self._body) <= INLINE_JSON_BYTES or self._is_arrow():
-            self._frame = self._decode()
+            self.prepare(self._decode())
+        else:
+            self.rows = max(self._body.count(b"{"), 1)  # an upper estimate: one for each object
 
-    def is_quick(self) -> bool:
-        """Whether the rest is expected to take less than a thread hop is worth."""
-        if self._frame is None:
-            return False
-        estimate_ns = self._pipeline.cost.estimate_ns(self._frame.rows)
-        return estimate_ns is not None and estimate_ns <= INLINE_RUN_NS
+    def decoded(self) -> Frame:
+        """The rows, decoded now if they are not yet."""
+        return self.frame if self.frame is not None else self._decode()
 
-    def answer(self, queue_ns: int = 0) -> Reply:
-        """Decode what is not decoded, run, encode; takes a run slot for granted.
+    def is_gone(self) -> bool:
+        """Whether nobody waits for the reply any more."""
+        return self.caller.is_gone()
 
-        Args:
-            queue_ns: how long the request waited for its slot.
-
-        Returns:
-            The reply, also where something failed.
-        """
+    def settle(self) -> None:
+        """Encode and deliver the reply, also where something failed."""
+        result = self.outcome
+        if isinstance(result, Exception) or result is None:
+            self._deliver(self.refuse(result or InternalError("no outcome")))
+            return
         try:
-            frame = self._frame if self._frame is not None else self._decode()
-            result = self._pipeline.infer(frame, self._started_ns + queue_ns)
             reply = self._encode(result)
         except Exception as error:  # noqa: BLE001 - every failure is answered, bugs included
-            return self.refuse(error)
-        self._metrics.record(
-            RequestSample(
-                frame.rows,
-                time.monotonic_ns() - self._started_ns,
-                queue_ns,
-                sum(result.elapsed_ns[1:]),
+            reply = self.refuse(error)
+        else:
+            self._metrics.record(
+                RequestSample(
+                    result.frame.rows,
+                    time.monotonic_ns() - self.started_ns,
+                    self.queue_ns,
+                    sum(result.elapsed_ns[1:]),
+                )
             )
-        )
-        return reply
+        self._deliver(reply)
 
     def refuse(self, error: Exception) -> Reply:
         """The reply to a request that cannot be answered, counted."""
         self._metrics.record_error(error.code if isinstance(error, EngineError) else "internal")
         return error_reply(error)
+
+    def _deliver(self, reply: Reply) -> None:
+        self.caller.deliver(reply, is_elsewhere=self.queued_ns > 0)
 
     def _is_arrow(self) -> bool:
         kind = self._head.body_kind
@@ -196,7 +211,7 @@ class Call:
     def _decode(self) -> Frame:
         if self._is_arrow():
             return read_arrow(self._body)
-        return read_json(self._body, self._pipeline.inputs)
+        return read_json(self._body, self.pipeline.inputs)
 
     def _encode(self, result: InferResult) -> Reply:
         kind = self._head.reply_kind

@@ -13,9 +13,10 @@ if TYPE_CHECKING:
 
     from prometheus_client.metrics_core import Metric
 
+    from engine.batching.line import Line
     from engine.dataplane import DataPlane
     from engine.metrics import Histogram, Metrics
-    from engine.sessions.slots import Slots
+    from engine.request import InferRequest
 
 __all__ = ["CONTENT_TYPE", "exposition"]
 
@@ -25,9 +26,11 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 class _Collector:
     """Turns the counters into metric families when they are scraped."""
 
-    def __init__(self, plane: DataPlane, slots: Slots, metrics: Metrics, deploy_id: str) -> None:
+    def __init__(
+        self, plane: DataPlane, line: Line[InferRequest], metrics: Metrics, deploy_id: str
+    ) -> None:
         self._plane = plane
-        self._slots = slots
+        self._line = line
         self._metrics = metrics
         self._deploy_id = deploy_id
 
@@ -54,6 +57,12 @@ class _Collector:
                 ),
                 ("sagitta_run_ns", "Time of a request's model runs, ns", self._metrics.run_ns),
                 ("sagitta_request_rows", "Rows of a request", self._metrics.request_rows),
+                (
+                    "sagitta_batch_requests",
+                    "Requests of a run that several shared",
+                    self._metrics.batch_requests,
+                ),
+                ("sagitta_batch_rows", "Rows of such a run", self._metrics.batch_rows),
             )
             for name, text, histogram in histograms:
                 yield _histogram(name, text, histogram, labels)
@@ -73,31 +82,38 @@ class _Collector:
                 "Requests whose caller was gone before they were run",
                 value=self._metrics.cancelled,
             )
-        waiting_requests, waiting_rows, waiting_bytes = self._slots.waiting
+        waiting_requests, waiting_rows, waiting_bytes = self._line.waiting
         for name, text, value in (
             ("sagitta_ready", "Whether requests are welcome", int(self._plane.is_ready)),
-            ("sagitta_slots", "Run slots", self._slots.count),
-            ("sagitta_slots_busy", "Run slots in use", self._slots.busy),
+            (
+                "sagitta_batch_max_rows",
+                "Most rows that requests are run together with; 0 = request by request",
+                self._plane.batch_max_rows,
+            ),
+            ("sagitta_slots", "Run slots", self._line.slots),
+            ("sagitta_slots_busy", "Run slots in use", self._line.busy),
             ("sagitta_queue_requests", "Requests waiting for a slot", waiting_requests),
             ("sagitta_queue_rows", "Rows waiting for a slot", waiting_rows),
-            ("sagitta_queue_bytes", "Request bytes waiting for a slot", waiting_bytes),
+            ("sagitta_queue_bytes", "InferRequest bytes waiting for a slot", waiting_bytes),
         ):
             yield GaugeMetricFamily(name, text, value=value)
 
 
-def exposition(plane: DataPlane, slots: Slots, metrics: Metrics, deploy_id: str) -> bytes:
+def exposition(
+    plane: DataPlane, line: Line[InferRequest], metrics: Metrics, deploy_id: str
+) -> bytes:
     """All metrics as Prometheus text.
 
     Args:
         plane: tells the pipeline's name and readiness.
-        slots: tells how busy the engine is.
+        line: tells how busy the engine is.
         metrics: the counters.
         deploy_id: the documented label: name of the edge, or of the host.
     """
     from prometheus_client import CollectorRegistry, generate_latest  # noqa: PLC0415 - see above
 
     registry = CollectorRegistry()
-    registry.register(_Collector(plane, slots, metrics, deploy_id))
+    registry.register(_Collector(plane, line, metrics, deploy_id))
     return generate_latest(registry)
 
 

@@ -69,6 +69,13 @@ class EngineProtocol(HttpToolsProtocol):
         self._exchange: Exchange | None = None  # the request being parsed, if it is an inference
         self._parsed: Any = None  # the request being parsed, of either kind
 
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The client is gone: what was held for it is given back."""
+        for cycle in (self.cycle, *(waiting for waiting, _ in self.pipeline)):
+            if isinstance(cycle, Exchange):
+                cycle.abandon()
+        super().connection_lost(exc)
+
     def data_received(self, data: bytes) -> None:
         """Parse what arrived, within the limits."""
         if self._is_lingering:

@@ -105,7 +105,7 @@ def listen(name: str, host: str, port: int) -> socket.socket:
         port: 0 takes any free one.
 
     Returns:
-        The bound socket.
+        The listening socket; whoever connects waits until it is served.
 
     Raises:
         StartupError: the address or port cannot be had.
@@ -114,6 +114,7 @@ def listen(name: str, host: str, port: int) -> socket.socket:
         listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((host, port))
+        listener.listen()  # nobody is refused from here on, as the start-up log is about to say
         listener.setblocking(False)
     except OSError as error:
         raise StartupError(

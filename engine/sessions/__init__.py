@@ -1,1 +1,1 @@
-"""ONNX Runtime: sessions, the processors they may use, and the slots that bound their runs."""
+"""ONNX Runtime: sessions, the processors they may use, and the threads that they get."""

@@ -99,6 +99,11 @@ class ModelSession:
         """The execution provider that ONNX Runtime really chose."""
         return str(self._session.get_providers()[0])
 
+    @property
+    def takes_any_rows(self) -> bool:
+        """Whether one run takes any number of rows, each input with one value per row."""
+        return not self._runs_row_by_row(rows=2) and all(spec.shape for spec in self.inputs)
+
     def warm_up(self, observe: Callable[[int, int], None]) -> str | None:
         """Run generated rows so that the first request finds everything allocated and tuned.
 

@@ -28,6 +28,7 @@ HIDDEN = 16
 TRAINING_ROWS = 4000
 REQUEST_ROWS = 10
 STEPS = 1500
+SEED = 20240115
 PIPELINE = "house-price"
 NAMESPACE = uuid.UUID("6f1f4f0e-2f0b-4d57-9d67-0a9d4a4d8c11")
 CONFIG_TYPE = "application/vnd.sagitta.pipeline.config.v1+json"
@@ -174,11 +175,11 @@ def write_requests(folder: pathlib.Path, houses: Floats) -> None:
 
 def main() -> None:
     """Write everything beside this script."""
-    rng = np.random.default_rng(20240115)
+    write_requests(HERE, make_houses(np.random.default_rng(SEED), REQUEST_ROWS)[0])
+    rng = np.random.default_rng(SEED + 1)
     houses, prices = make_houses(rng, TRAINING_ROWS)
     model = build_model(fit(houses, prices, rng)).SerializeToString()
     write_layout(HERE / "pipeline", model)
-    write_requests(HERE, make_houses(rng, REQUEST_ROWS)[0])
     print(f"wrote {HERE}: a model of {len(model)} bytes, its layout and two requests")
 
 

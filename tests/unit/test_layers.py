@@ -8,8 +8,9 @@ import pytest
 ENGINE = pathlib.Path(__file__).parents[2] / "engine"
 LAYERS = [
     {"errors", "__init__"},
-    {"values", "config", "metrics", "_proto"},
+    {"values", "config", "metrics", "tokens", "_proto"},
     {"batching", "codecs", "edge", "logring", "pipeline", "publish", "sessions"},
+    {"request"},
     {"dataplane"},
     {"flight", "loading", "rest"},
     {"app", "ops"},

@@ -1,0 +1,29 @@
+"""What runs are expected to take, which decides where they are done."""
+
+from __future__ import annotations
+
+__all__ = ["RunCost"]
+
+
+class RunCost:
+    """How long runs take, by the power of two of their rows: an average that follows the present.
+
+    Written without a lock: a lost update costs nothing but a little staleness.
+    """
+
+    def __init__(self) -> None:
+        self._mean_ns: list[float] = [0.0] * 64
+
+    def learn(self, rows: int, run_ns: int) -> None:
+        """Take a measured run into account."""
+        size = rows.bit_length()
+        mean_ns = self._mean_ns[size]
+        self._mean_ns[size] = mean_ns + (run_ns - mean_ns) / 8 if mean_ns else float(run_ns)
+
+    def estimate_ns(self, rows: int) -> float | None:
+        """The expected time of a run; scaled up from smaller runs, None where there were none."""
+        size = rows.bit_length()
+        for known in range(size, -1, -1):
+            if self._mean_ns[known]:
+                return self._mean_ns[known] * float(1 << (size - known))
+        return None

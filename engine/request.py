@@ -1,0 +1,152 @@
+"""One caller's rows from their arrival to their answer, whichever shell they came by.
+
+Rules that hold here:
+- A request that waited is dropped, not run, when its caller is gone by then.
+- A batch that fails is run again request by request: one bad request fails alone.
+- Whatever happens becomes the request's outcome; ``answer`` never raises.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Protocol
+
+from engine.batching.line import BatchPolicy, Entry
+from engine.errors import InternalError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.batching.cost import RunCost
+    from engine.metrics import Metrics
+    from engine.values import Array, Frame, InferResult, TensorSpec
+
+__all__ = ["InferRequest", "Runner", "answer"]
+
+
+class Runner(Protocol):
+    """What a request needs of the pipeline that answers it."""
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        """What a request must hold."""
+
+    @property
+    def cost(self) -> RunCost:
+        """What its runs take."""
+
+    @property
+    def policy(self) -> BatchPolicy | None:
+        """How requests are run together; None = one by one."""
+
+    def feeds(self, frame: Frame) -> tuple[Sequence[Array], object]:
+        """A request's tensors, and what must be equal for requests to share a run."""
+
+    def infer(self, frame: Frame, started_ns: int) -> InferResult:
+        """Run a request's rows on the calling thread."""
+
+    def infer_together(self, requests: Sequence[InferRequest]) -> None:
+        """Run requests of one key in one run, and set their outcomes."""
+
+
+class InferRequest(Entry):
+    """One caller's rows from their arrival to their answer; a shell says how each is done.
+
+    Attributes:
+        pipeline: what answers it, captured once.
+        frame: its rows; None while they are not decoded.
+        feeds: its tensors, where it may be run with others; else made when it is run.
+        started_ns: monotonic time of its arrival.
+        parse_ns: how long decoding took.
+        queue_ns: how long it waited for a slot.
+        outcome: the answer, or why there is none.
+    """
+
+    __slots__ = ("feeds", "frame", "outcome", "parse_ns", "pipeline", "queue_ns", "started_ns")
+
+    def __init__(self, pipeline: Runner) -> None:
+        """Begin a request; its clock starts now."""
+        super().__init__()
+        self.pipeline = pipeline
+        self.frame: Frame | None = None
+        self.feeds: Sequence[Array] | None = None
+        self.started_ns = time.monotonic_ns()
+        self.parse_ns = 0
+        self.queue_ns = 0
+        self.outcome: InferResult | Exception | None = None
+
+    def prepare(self, frame: Frame) -> None:
+        """Take the decoded rows, and where they may be run with others, make them ready for it.
+
+        Raises:
+            SchemaMismatchError: the rows do not fit the model.
+        """
+        self.frame = frame
+        self.rows = frame.rows
+        policy = self.pipeline.policy
+        if policy is not None and 0 < frame.rows <= policy.max_rows:
+            self.feeds, self.key = self.pipeline.feeds(frame)
+            self.policy = policy
+        self.parse_ns = time.monotonic_ns() - self.started_ns
+
+    def decoded(self) -> Frame:
+        """The rows; a shell that decodes late does it here.
+
+        Raises:
+            EngineError: they cannot be decoded.
+        """
+        if self.frame is None:
+            raise InternalError("a request without rows")
+        return self.frame
+
+    def is_gone(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return self.is_abandoned
+
+    def settle(self) -> None:
+        """Answer the caller with the outcome; called on the thread that ran it, never raises."""
+        raise NotImplementedError
+
+
+def answer(requests: Sequence[InferRequest], metrics: Metrics) -> None:
+    """Run requests of one key on the calling thread, which holds a slot, and answer them.
+
+    Args:
+        requests: one, or several whose policy lets them be run together.
+        metrics: counts the runs that were shared, and the requests that were not run.
+    """
+    live = []
+    now_ns = time.monotonic_ns()
+    for request in requests:
+        if request.queued_ns:
+            request.queue_ns = now_ns - request.queued_ns
+            if request.is_gone():
+                metrics.record_cancelled()
+                continue
+        live.append(request)
+    if len(live) == 1:
+        _run_alone(live[0])
+    elif live:
+        metrics.record_batch(len(live), sum(request.rows for request in live))
+        _run_together(live)
+    for request in live:
+        request.settle()
+
+
+def _run_alone(request: InferRequest) -> None:
+    try:
+        if request.feeds is not None:
+            request.pipeline.infer_together([request])
+            return
+        frame = request.decoded()
+        request.outcome = request.pipeline.infer(frame, request.started_ns + request.queue_ns)
+    except Exception as error:  # noqa: BLE001 - every failure is answered, bugs included
+        request.outcome = error
+
+
+def _run_together(requests: Sequence[InferRequest]) -> None:
+    try:
+        requests[0].pipeline.infer_together(requests)
+    except Exception:  # noqa: BLE001 - whose fault it was shows when each is run alone
+        for request in requests:
+            _run_alone(request)

@@ -1,0 +1,120 @@
+"""Where an inference that came over HTTP is run, and how its reply gets back to the event loop.
+
+What arrives in one turn of the event loop is run together there and then, when that is expected to
+be quick and a slot is free: the requests that are waiting are those whose bytes the loop has just
+read. A thread hop costs more than a small model, and one run for all costs less than one for each.
+Everything else goes into the line.
+
+Rules that hold here:
+- Only the event loop calls ``add``; ``deliver`` is called by whoever ran the request.
+- A lone connection waits for nobody: its request is run at once.
+- Replies from other threads come back through one queue, so that a batch of them wakes the loop
+  once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from engine.errors import EngineError
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable
+    from typing import Final
+
+    from engine.batching.line import Line
+    from engine.dataplane import DataPlane
+    from engine.request import InferRequest
+    from engine.rest.inference import Call
+    from engine.rest.media import Reply
+
+    Finish = Callable[[Reply], None]
+
+__all__ = ["Turn"]
+
+INLINE_RUN_NS: Final = 1_000_000  # run on the event loop: others wait no longer than this
+
+
+class Turn:
+    """Collects the calls of one turn of the event loop."""
+
+    def __init__(self, plane: DataPlane, line: Line[InferRequest]) -> None:
+        """Make a turn without calls.
+
+        Args:
+            plane: answers them.
+            line: takes what cannot be run at once.
+        """
+        self._plane = plane
+        self._line = line
+        self._calls: list[Call] = []
+        self._replies: deque[tuple[Finish, Reply]] = deque()
+
+    def add(self, call: Call, loop: asyncio.AbstractEventLoop, *, is_alone: bool) -> None:
+        """Run a decoded call with what else arrives in this turn.
+
+        Args:
+            call: with its frame, or without where decoding it takes long.
+            loop: the event loop, which is the caller.
+            is_alone: whether there is no other connection that could send a request.
+        """
+        if is_alone or call.policy is None:
+            self._run([call])
+            return
+        self._calls.append(call)
+        if len(self._calls) == 1:
+            loop.call_soon(self._flush)
+
+    def send(self, loop: asyncio.AbstractEventLoop, finish: Finish, reply: Reply) -> None:
+        """Bring a reply back from another thread: ``finish(reply)`` on the event loop."""
+        self._replies.append((finish, reply))
+        loop.call_soon_threadsafe(self._send_all)
+
+    def _send_all(self) -> None:
+        while self._replies:
+            finish, reply = self._replies.popleft()
+            finish(reply)
+
+    def _flush(self) -> None:
+        calls, self._calls = self._calls, []
+        while calls:
+            first, rest = calls[0], []
+            batch, rows, most = [first], first.rows, first.policy.max_rows if first.policy else 0
+            for call in calls[1:]:
+                if call.key == first.key and rows + call.rows <= most:
+                    batch.append(call)
+                    rows += call.rows
+                else:
+                    rest.append(call)
+            self._run(batch)
+            calls = rest
+
+    def _run(self, batch: list[Call]) -> None:
+        """Run calls of one key here, or put them into the line."""
+        if self._is_quick(batch) and self._line.try_acquire():
+            try:
+                self._plane.answer(batch)
+            finally:
+                self._line.release()
+            return
+        for call in batch:
+            try:
+                self._line.submit(call)
+            except EngineError as error:
+                call.outcome = error
+                call.settle()
+            else:
+                call.caller.wait(call)
+
+    def _is_quick(self, batch: list[Call]) -> bool:
+        first = batch[0]
+        if first.frame is None:
+            return False
+        rows = sum(call.rows for call in batch)
+        policy = first.policy
+        if policy is not None and policy.delay_ns and rows < policy.target_rows:
+            return False
+        estimate_ns = first.pipeline.cost.estimate_ns(rows)
+        return estimate_ns is not None and estimate_ns <= INLINE_RUN_NS
