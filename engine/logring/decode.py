@@ -121,7 +121,7 @@ def _column(leaf: pa.Field, shape: Sequence[int], rows: int, data: bytes) -> pa.
         counts.append(counts[-1] * axis)
     dtype = numpy_type(leaf)
     if dtype.kind == "b":
-        values = pa.array(np.frombuffer(data, dtype))
+        values = pa.array(np.frombuffer(data, dtype).tolist(), pa.bool_())
     else:
         values = pa.Array.from_buffers(levels[-1], counts[-1], [None, pa.py_buffer(data)])
     for depth in range(len(shape) - 1, -1, -1):
@@ -149,7 +149,7 @@ def _with_own_columns(run: Sequence[Piece], payload: list[pa.Array]) -> pa.Recor
     columns = {
         field.name: array for field, array in zip(run[0].context.payload, payload, strict=True)
     }
-    columns["time"] = pa.array(times)
+    columns["time"] = _numbers(pa.int64(), times)
     columns["metadata"] = _metadata(run, counts, schema.field("metadata").type)
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
 
@@ -158,11 +158,10 @@ def _metadata(run: Sequence[Piece], counts: np.ndarray, kind: pa.DataType) -> pa
     contexts = list({id(piece.context): piece.context for piece in run}.values())
     constants = pa.array([{**c.constants, "elapsed": []} for c in contexts], kind)
     place = {id(context): index for index, context in enumerate(contexts)}
-    chosen = np.repeat(np.array([place[id(piece.context)] for piece in run]), counts)
+    places = np.array([place[id(piece.context)] for piece in run], np.int64)
+    chosen = _numbers(pa.int64(), np.repeat(places, counts))
     taken = [
-        _elapsed(run, counts)
-        if leaf.name == "elapsed"
-        else constants.field(i).take(pa.array(chosen))
+        _elapsed(run, counts) if leaf.name == "elapsed" else constants.field(i).take(chosen)
         for i, leaf in enumerate(kind)
     ]
     return pa.Array.from_buffers(kind, len(chosen), [None], children=taken)
@@ -182,7 +181,12 @@ def _elapsed(run: Sequence[Piece], counts: np.ndarray) -> pa.Array:
     else:
         parts = zip(starts, steps, counts, strict=True)
         values = np.concatenate([np.tile(times[a : a + n], rows) for a, n, rows in parts])
-    data = pa.Array.from_buffers(pa.uint64(), len(values), [None, pa.py_buffer(values)])
+    data = _numbers(pa.uint64(), values)
     return pa.Array.from_buffers(
         _STEPS, len(lengths), [None, pa.py_buffer(offsets)], children=[data]
     )
+
+
+def _numbers(kind: pa.DataType, values: np.ndarray) -> pa.Array:
+    """A view of an array; ``pa.array`` would import pandas where there is one."""
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])

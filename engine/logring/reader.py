@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 
 from engine.logring.context import LogContext
@@ -71,7 +70,8 @@ class _PageReader:
         pieces = self._pieces[::-1] if self._query.descending else self._pieces
         batch = to_batch(pieces) if pieces else None
         if batch is not None and self._query.descending:
-            batch = batch.take(pa.array(np.arange(batch.num_rows - 1, -1, -1)))
+            order = range(batch.num_rows - 1, -1, -1)
+            batch = batch.take(pa.array(order, pa.int64()))
         return LogPage(batch, status, self._row or 0)
 
     def _gather(self, txn: Txn) -> str | None:

@@ -166,28 +166,38 @@ class LogEncoder:
 
     def _encode_arrow(self, result: InferResult, max_bytes: int) -> list[Record]:
         batch = self._batch_of(result)
-        rows = batch.num_rows
         too_large = [
             f"{field.name}.{leaf.name}"
             for field, column in zip(batch.schema, batch.columns, strict=True)
             if field.name not in OWN_COLUMNS
             for index, leaf in enumerate(field.type)
-            if column.field(index).nbytes > self._max_column_bytes * rows
+            if column.field(index).nbytes > self._max_column_bytes * batch.num_rows
         ]
         schema = without(batch.schema, too_large)
-        constants = _constants(batch, too_large) if rows else {}
-        key = (schema.serialize().to_pybytes(), json.dumps(constants))
-        known = self._known.get(key)
-        context = LogContext.make(schema, None, constants) if known is None else known[0]
-        self._remember(key, context, result)
-        payload = _payload(batch, context.payload)
-        step = max(1, max_bytes * rows // max(payload.nbytes, max_bytes))
         records = []
-        for start in range(0, rows, step):
-            part = payload.slice(start, step)
-            body = (memoryview(part.serialize()),)
-            records.append(_record(context, part.num_rows, result, body))
+        for part in _runs(batch):
+            constants = _constants(part, too_large)
+            key = (schema.serialize().to_pybytes(), json.dumps(constants))
+            known = self._known.get(key)
+            context = LogContext.make(schema, None, constants) if known is None else known[0]
+            self._remember(key, context, result)
+            payload = _payload(part, context.payload)
+            step = max(1, max_bytes * part.num_rows // max(payload.nbytes, max_bytes))
+            for start in range(0, part.num_rows, step):
+                rows = payload.slice(start, step)
+                body = (memoryview(rows.serialize()),)
+                records.append(_record(context, rows.num_rows, result, body))
         return records
+
+
+def _runs(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
+    """Neighbouring rows that the same model answered: it differs by row after a split."""
+    models = batch.column("metadata").field("last_model").to_pylist()
+    starts = [row for row, model in enumerate(models) if not row or model != models[row - 1]]
+    return [
+        batch.slice(start, stop - start)
+        for start, stop in zip(starts, [*starts[1:], len(models)], strict=True)
+    ]
 
 
 def _record(
@@ -267,22 +277,31 @@ def _raw_list(column: list[object]) -> RawColumn | None:
 
 
 def _raw_arrow(column: pa.Array) -> RawColumn | None:
+    """A view of the values of an Arrow column, where they are numbers side by side."""
     shape: tuple[int, ...] = ()
     values = column
+    if column.null_count:
+        return None
     if pa.types.is_fixed_size_list(column.type):
         shape = (column.type.list_size,)
-        values = column.flatten()
+        values = column.values.slice(column.offset * shape[0], len(column) * shape[0])
     elif pa.types.is_list(column.type):
-        widths = np.diff(column.offsets.to_numpy())
+        offsets = np.frombuffer(column.buffers()[1], np.int32, len(column) + 1, 4 * column.offset)
+        widths = np.diff(offsets)
         if (widths != widths[0]).any():
             return None
         shape = (int(widths[0]),)
-        values = column.flatten()
-    kind = values.type
-    number = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-    if column.null_count or values.null_count or not number:
+        values = column.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
+    if values.null_count:
         return None
-    return _raw_array(values.to_numpy(zero_copy_only=False), shape)
+    if pa.types.is_boolean(values.type):
+        return "?", shape, np.array(values.to_pylist(), np.bool_).tobytes()
+    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+        return None
+    dtype = numpy_type(pa.field("", values.type))
+    start = values.offset * dtype.itemsize
+    data = memoryview(values.buffers()[1] or b"")
+    return dtype.char, shape, data[start : start + len(values) * dtype.itemsize]
 
 
 def _raw_array(values: Array, shape: tuple[int, ...]) -> RawColumn | None:
