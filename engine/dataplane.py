@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.batching.line import BatchPolicy
+    from engine.logring import LogRing, RingStats
     from engine.metrics import Metrics
     from engine.request import InferRequest
     from engine.sessions.session import ModelSession
@@ -75,8 +76,8 @@ class RunningPipeline:
         self.models = models
         self.cost = RunCost()
         self.policy: BatchPolicy | None = None  # how requests are run together, if they are
+        self.partition = partition
         self._session = session
-        self._partition = partition
         self._is_one_kind = all(None not in spec.row_shape for spec in session.inputs)
 
     def warm_up(self) -> str | None:
@@ -168,7 +169,7 @@ class RunningPipeline:
             elapsed_ns=elapsed_ns,
             model=self._session.identity,
             pipeline=self.identity,
-            partition=self._partition,
+            partition=self.partition,
         )
 
 
@@ -178,13 +179,15 @@ class DataPlane:
     The state changes by replacing one reference; readers need no lock.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, metrics: Metrics, log: LogRing | None = None) -> None:
         """Serve nothing yet.
 
         Args:
             metrics: counts the runs.
+            log: keeps the answers; None where the log is off.
         """
         self._metrics = metrics
+        self._log = log
         self._running: RunningPipeline | None = None
         self._identity: PipelineIdentity | None = None
         self._models: tuple[ServedModel, ...] = ()
@@ -247,7 +250,26 @@ class DataPlane:
             requests: one, or several whose policy lets them be run together; those whose callers
                 are gone are not run.
         """
-        answer(requests, self._metrics)
+        answer(requests, self._metrics, self._log)
+
+    @property
+    def log(self) -> LogRing:
+        """The log of inferences.
+
+        Raises:
+            NotFoundError: it is off; the text names the two variables that turn it on.
+        """
+        if self._log is None:
+            raise NotFoundError(
+                "the inference log is off: start the engine with LOCAL_INFERENCE_STORAGE and "
+                "PLATEAU_PAGE_SIZE to keep one"
+            )
+        return self._log
+
+    @property
+    def log_stats(self) -> RingStats | None:
+        """What the log counts; None where it is off."""
+        return None if self._log is None else self._log.stats()
 
     def announce(self, identity: PipelineIdentity, models: tuple[ServedModel, ...]) -> None:
         """Tell what is being loaded."""

@@ -63,25 +63,34 @@ class LogContext:
         """Read a stored context.
 
         Raises:
-            ValueError: it is damaged (``pa.ArrowInvalid`` and JSON errors are ValueErrors).
+            ValueError: it is damaged.
         """
-        (length,) = struct.unpack_from("<I", blob)
-        head = json.loads(blob[4 : 4 + length])
-        schema = pa.ipc.read_schema(pa.py_buffer(blob[4 + length :]))
-        payload = pa.schema([field for field in schema if field.name not in OWN_COLUMNS])
-        shapes = head["shapes"] and tuple(map(tuple, head["shapes"]))
-        leaves = [leaf for field in payload for leaf in field.type]
-        strides = tuple(
-            math.prod(shape) * numpy_type(leaf).itemsize
-            for shape, leaf in zip(shapes or (), leaves, strict=shapes is not None)
-        )
-        return cls(blob, schema, payload, shapes, strides, head["constants"])
+        try:
+            (length,) = struct.unpack_from("<I", blob)
+            head = json.loads(blob[4 : 4 + length])
+            schema = pa.ipc.read_schema(pa.py_buffer(blob[4 + length :]))
+            payload = pa.schema([field for field in schema if field.name not in OWN_COLUMNS])
+            shapes = head["shapes"] and tuple(map(tuple, head["shapes"]))
+            strides = _strides(payload, shapes) if shapes is not None else ()
+            return cls(blob, schema, payload, shapes, strides, head["constants"])
+        except (struct.error, KeyError, TypeError, pa.ArrowException, OSError) as error:
+            raise ValueError(f"a schema of the log is damaged: {error}") from error
 
     @property
     def dropped(self) -> list[str]:
         """Columns that were too large for the log, as ``group.column``."""
         dropped = self.constants["dropped"]
         return dropped if isinstance(dropped, list) else []
+
+
+def _strides(payload: pa.Schema, shapes: tuple[tuple[int, ...], ...]) -> tuple[int, ...]:
+    strides = []
+    for leaf, shape in zip((f for group in payload for f in group.type), shapes, strict=True):
+        dtype = numpy_type(leaf)
+        if dtype.kind == "O" or list_depth(leaf) != len(shape) or min(shape, default=0) < 0:
+            raise ValueError(f"a schema of the log is damaged: {leaf} with rows of {shape}")
+        strides.append(math.prod(shape) * dtype.itemsize)
+    return tuple(strides)
 
 
 def list_depth(leaf: pa.Field) -> int:

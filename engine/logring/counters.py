@@ -19,7 +19,8 @@ class RingStats:
     """A snapshot of the ring.
 
     Attributes:
-        unavailable: why the ring is closed, in one word; None while rows are kept.
+        closed: why the ring is closed, in one word; None while it is open.
+        failing: why the last rows were not kept, in one word; None while rows are kept.
         rows_kept: rows committed since start.
         rows_evicted: rows that left to make room.
         rows_evicted_before_upload: of those, rows that no uploader had sent yet.
@@ -37,7 +38,8 @@ class RingStats:
         failures_lost: failed requests that came faster than they could be written.
     """
 
-    unavailable: str | None
+    closed: str | None
+    failing: str | None
     rows_kept: int
     rows_evicted: int
     rows_evicted_before_upload: int
@@ -81,35 +83,3 @@ class Counters:
         self.rows_evicted += stop - first
         if uploaded_to is not None:
             self.rows_evicted_before_upload += max(0, stop - max(first, uploaded_to))
-
-    def snapshot(
-        self,
-        *,
-        unavailable: str | None,
-        first_row: int,
-        next_row: int,
-        uploaded_to: int | None,
-        page_bytes: int,
-        budget_pages: int,
-        failures_kept: int,
-        failures_lost: int,
-    ) -> RingStats:
-        """The numbers at this moment, with what the ring knows besides."""
-        return RingStats(
-            unavailable=unavailable,
-            rows_kept=self.rows_kept,
-            rows_evicted=self.rows_evicted,
-            rows_evicted_before_upload=self.rows_evicted_before_upload,
-            rows_not_kept=dict(self.rows_not_kept),
-            first_row=first_row,
-            next_row=next_row,
-            uploaded_to=uploaded_to,
-            live_bytes=self.live_pages * page_bytes,
-            budget_bytes=budget_pages * page_bytes,
-            commit_count=self.commit_count,
-            commit_ns=self.commit_ns,
-            commit_buckets=tuple(self.commit_buckets),
-            syncs=self.syncs,
-            failures_kept=failures_kept,
-            failures_lost=failures_lost,
-        )

@@ -31,16 +31,14 @@ class Piece:
         rows: how many rows.
         time_ms: when they were answered.
         elapsed: the steps' times, as stored.
-        body: raw: the bytes of each column; Arrow: the whole message.
-        start: Arrow: first row wanted of the message.
+        body: raw: the bytes of each column; Arrow: the columns themselves.
     """
 
     context: LogContext
     rows: int
     time_ms: int
     elapsed: bytes
-    body: list[bytes]
-    start: int = 0
+    body: list[bytes] | pa.RecordBatch
 
 
 def copy_piece(
@@ -54,8 +52,13 @@ def copy_piece(
     offset = HEADER.size + 8 * header.steps
     elapsed = bytes(value[HEADER.size : offset])
     if header.form == ARROW:
-        message = [bytes(value[offset:])]
-        return Piece(context, stop - start, header.time_ms, elapsed, message, start)
+        message = pa.py_buffer(bytes(value[offset:]))
+        batch = pa.ipc.read_record_batch(message, context.payload)
+        batch.validate(full=True)
+        if batch.num_rows != header.rows:
+            raise ValueError(f"a record of {batch.num_rows} rows says that it has {header.rows}")
+        rows = batch.slice(start, stop - start)
+        return Piece(context, stop - start, header.time_ms, elapsed, rows)
     body = []
     for stride in context.strides:
         body.append(bytes(value[offset + start * stride : offset + stop * stride]))
@@ -73,14 +76,18 @@ def to_batch(pieces: Sequence[Piece]) -> pa.RecordBatch:
 
     Returns:
         The log schema's columns.
-
-    Raises:
-        ValueError: a piece is damaged.
     """
     batches = []
     for run in _runs(pieces):
-        payload = _raw_payload(run) if run[0].context.shapes is not None else _arrow_payload(run)
+        if run[0].context.shapes is None:
+            payload = _joined([piece.body for piece in run]).columns
+        else:
+            payload = _raw_payload(run)
         batches.append(_with_own_columns(run, payload))
+    return _joined(batches)
+
+
+def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:
     return batches[0] if len(batches) == 1 else pa.concat_batches(batches)
 
 
@@ -129,16 +136,6 @@ def _column(leaf: pa.Field, shape: Sequence[int], rows: int, data: bytes) -> pa.
         buffers = [None, pa.py_buffer(offsets)]
         values = pa.Array.from_buffers(levels[depth], counts[depth], buffers, children=[values])
     return values
-
-
-def _arrow_payload(run: Sequence[Piece]) -> list[pa.Array]:
-    batches = []
-    for piece in run:
-        batch = pa.ipc.read_record_batch(pa.py_buffer(piece.body[0]), piece.context.payload)
-        batch.validate(full=True)
-        batches.append(batch.slice(piece.start, piece.rows))
-    joined = batches[0] if len(batches) == 1 else pa.concat_batches(batches)
-    return list(joined.columns)
 
 
 def _with_own_columns(run: Sequence[Piece], payload: list[pa.Array]) -> pa.RecordBatch:

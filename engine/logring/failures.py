@@ -30,7 +30,6 @@ FAILURE_SCHEMA = pa.schema(
             "metadata",
             pa.struct(
                 [
-                    pa.field("last_model", pa.string(), nullable=False),
                     pa.field("pipeline_version", pa.string(), nullable=False),
                     pa.field("partition", pa.string(), nullable=False),
                 ]
@@ -50,14 +49,12 @@ class Failure:
     Attributes:
         time_ms: when, ms since the epoch.
         error: the error's text.
-        last_model: the model's identity as the record's metadata spells it; may be empty.
         pipeline_version: version of the pipeline that ran.
         partition: name of the edge or the host.
     """
 
     time_ms: int
     error: str
-    last_model: str
     pipeline_version: str
     partition: str
 
@@ -92,7 +89,6 @@ class FailureLog:
                 "time": failure.time_ms,
                 "error": text.encode(errors="replace").decode(),
                 "metadata": {
-                    "last_model": failure.last_model,
                     "pipeline_version": failure.pipeline_version,
                     "partition": failure.partition,
                 },

@@ -27,7 +27,7 @@ import lmdb
 import lmdb.verify
 
 from engine.errors import ConfigError
-from engine.logring.store import Store, evict, file_stamp, first_row, pages
+from engine.logring.store import Store, evict, file_stamp, first_row, pages, stop_row
 
 __all__ = ["StoreUnavailableError", "open_store"]
 
@@ -235,6 +235,10 @@ def _adopt(
             txn.put(b"format", _FORMAT, db=about)
         elif known is None or bytes(known) != _FORMAT:
             raise lmdb.InvalidError("the file was not written by this log")
+        try:
+            stop_row(txn)
+        except ValueError as error:
+            raise lmdb.CorruptedError(f"the newest record is damaged: {error}") from error
         psize = txn.stat()["psize"]
     return Store(
         directory=directory,

@@ -10,6 +10,8 @@ Rules that hold here:
 
 from __future__ import annotations
 
+import dataclasses
+import logging
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -22,15 +24,22 @@ from engine.logring.pages import LogPage, PageQuery
 from engine.logring.store import ROW_KEY, ROW_KEY_BASE, Store, first_row, stop_row
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from lmdb import Cursor
 
     from engine.logring.store import Txn
 
-__all__ = ["read_page"]
+__all__ = ["read_batches", "read_page"]
+
+log = logging.getLogger("sagitta")
 
 _COPY_BYTES = 4 << 20  # a read transaction ends after this much
 _SCAN_RECORDS = 20_000  # or after this many records
 _KNOWN_CONTEXTS = 256
+_DAMAGES_TOLD = 100
+_STREAM_ROWS = 1 << 16
+_STREAM_BYTES = 1 << 20
 _FIRST_KEY = ROW_KEY.pack(ROW_KEY_BASE)
 
 
@@ -42,12 +51,34 @@ def read_page(store: Store, query: PageQuery) -> LogPage:
         query: which rows.
 
     Returns:
-        The page; its rows are memory of its own.
-
-    Raises:
-        ValueError: what is stored is damaged.
+        The page; its rows are memory of its own. Rows that are damaged on disk are left out.
     """
     return _PageReader(store, query).read()
+
+
+def read_batches(
+    read: Callable[[PageQuery], LogPage], query: PageQuery, stop: int
+) -> Iterator[tuple[pa.RecordBatch, int]]:
+    """Rows as a stream of record batches, about as they are stored.
+
+    Args:
+        read: reads a page.
+        query: where to start and which times; always ascending. Its limits are not looked at.
+        stop: the row to end before, or a little after.
+
+    Yields:
+        Record batches of about 1 MB, each with the row to go on from; their schemas may differ.
+    """
+    row, status = query.start_row or 0, ""
+    while status != "All" and row < stop:
+        page = read(
+            dataclasses.replace(
+                query, start_row=row, page_rows=_STREAM_ROWS, page_bytes=_STREAM_BYTES
+            )
+        )
+        row, status = page.next_row, page.status
+        if page.batch is not None:
+            yield page.batch, row
 
 
 class _PageReader:
@@ -82,7 +113,11 @@ class _PageReader:
         step = cursor.prev if self._query.descending else cursor.next
         bytes_before = self._bytes_left
         for _ in range(_SCAN_RECORDS):
-            status = self._take(txn, cursor)
+            try:
+                status = self._take(txn, cursor)
+            except ValueError as error:
+                status = None
+                self._pass_over(_row_of(cursor), error)
             if status is None and (not step() or bytes(cursor.key()) < _FIRST_KEY):
                 status = "All"
             if status is not None:
@@ -109,7 +144,9 @@ class _PageReader:
         start_ms, _ = self._query.time_range_ms or (0, 0)
         while low < high and _find(cursor, (low + high) // 2, forward=True):
             first = _row_of(cursor)
-            header = read_header(cursor.value())
+            header = _header(cursor)
+            if header is None:
+                break
             if header.time_ms < start_ms - self._store.disorder_ms:
                 low = first + header.rows
             else:
@@ -152,6 +189,14 @@ class _PageReader:
             self._row = start if self._query.descending else stop
         return None if whole else limited
 
+    def _pass_over(self, first: int, error: ValueError) -> None:
+        """Leave a damaged record out: one bad page of a disk must not hide all rows behind it."""
+        self._row = first if self._query.descending else first + 1
+        damaged = self._store.damaged_rows
+        if first not in damaged and len(damaged) < _DAMAGES_TOLD:
+            damaged.add(first)
+            log.error("the inference log is damaged at row %d: %s", first, error)
+
     def _fits(self, context: LogContext) -> bool:
         """Whether rows of this context have the schema of the page."""
         page = self._context
@@ -175,6 +220,14 @@ def _row_of(cursor: Cursor[memoryview]) -> int:
     return int(ROW_KEY.unpack(cursor.key())[0]) - ROW_KEY_BASE
 
 
+def _header(cursor: Cursor[memoryview]) -> RecordHeader | None:
+    """The header of the record that the cursor is at; None where it is damaged."""
+    try:
+        return read_header(cursor.value())
+    except ValueError:
+        return None
+
+
 def _find(cursor: Cursor[memoryview], row: int, *, forward: bool) -> bool:
     """Move to the record with this row; where it is in a gap, to the next or the one before."""
     key = ROW_KEY.pack(ROW_KEY_BASE + row)
@@ -183,7 +236,8 @@ def _find(cursor: Cursor[memoryview], row: int, *, forward: bool) -> bool:
         return True
     before = cursor.prev() if found else cursor.last()
     if before and bytes(cursor.key()) >= _FIRST_KEY:
-        if not forward or _row_of(cursor) + read_header(cursor.value()).rows > row:
+        header = _header(cursor)
+        if not forward or (header is not None and _row_of(cursor) + header.rows > row):
             return True
         return bool(cursor.next())
     return forward and bool(cursor.set_range(key))

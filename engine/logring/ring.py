@@ -11,7 +11,6 @@ Rules that hold here:
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import logging
 import threading
 import time
@@ -22,19 +21,19 @@ from typing import TYPE_CHECKING
 import lmdb
 import pyarrow as pa
 
-from engine.errors import EngineError
+from engine.errors import EngineError, NotReadyError
 from engine.logring.counters import Counters, RingStats
-from engine.logring.failures import FAILURE_SCHEMA, FailureLog, read_failures
+from engine.logring.failures import FAILURE_SCHEMA, Failure, FailureLog, read_failures
 from engine.logring.gate import Gate
 from engine.logring.opening import StoreUnavailableError, open_store
 from engine.logring.pages import LogPage, PageQuery
-from engine.logring.reader import read_page
+from engine.logring.reader import read_batches, read_page
 from engine.logring.record import MAX_COLUMN_BYTES, LogEncoder, Record
 from engine.logring.store import Store
 from engine.logring.writer import RowWriter
 
 if TYPE_CHECKING:
-    from engine.values import InferResult
+    from engine.values import InferResult, PipelineIdentity
 
 __all__ = ["LogRing"]
 
@@ -42,8 +41,6 @@ log = logging.getLogger("sagitta")
 
 _RECORD_BYTES = 1 << 17  # larger answers are split: LMDB looks for the pages of a value in a row
 _SLACK_BYTES = 64  # of LMDB's own in the pages of a value
-_STREAM_ROWS = 1 << 16
-_STREAM_BYTES = 1 << 20
 _CLOSED = "closed"
 
 
@@ -81,7 +78,7 @@ class LogRing:
         self._writer: RowWriter | None = None
         self._broken = False
         self._dirty = False
-        self._unavailable: str | None = None  # why there is no writer
+        self._closed: str | None = None  # why there is no writer, in one word
         self._failing: str | None = None  # why the last append kept nothing
         self.failures = FailureLog()
         self._open()
@@ -102,7 +99,7 @@ class LogRing:
         writer = self._writer
         if writer is None:
             rows = sum([result.frame.rows for result in results])
-            self._not_kept(rows, self._unavailable or _CLOSED)
+            self._not_kept(rows, self._closed or _CLOSED)
             return 0
         largest = writer.largest_record_bytes
         records: list[Record] = []
@@ -133,7 +130,7 @@ class LogRing:
     def _append(self, records: list[Record], rows: int) -> bool:
         writer = self._writer
         if writer is None or self._broken:
-            self._not_kept(rows, self._unavailable or "disk")
+            self._not_kept(rows, self._closed or "disk")
             return False
         try:
             writer.append(records)
@@ -157,6 +154,17 @@ class LogRing:
             self._failing = reason
             log.error("rows are missing from the inference log (%s): %s", reason, error or "")
 
+    def append_failure(self, pipeline: PipelineIdentity, partition: str, error: str) -> None:
+        """Remember a request that failed; it is on disk about a second later.
+
+        Args:
+            pipeline: what it was sent to.
+            partition: name of the edge or host.
+            error: why it failed.
+        """
+        now_ms = time.time_ns() // 1_000_000
+        self.failures.add(Failure(now_ms, error, pipeline.version, partition))
+
     def mark_uploaded(self, row: int) -> None:
         """Note that every row before ``row`` is safe elsewhere: such rows leave without loss."""
         with self._lock:
@@ -173,13 +181,13 @@ class LogRing:
         try:
             self._writer = RowWriter(open_store(self._directory, self._limit_bytes), self._counters)
         except StoreUnavailableError as error:
-            if self._unavailable != error.reason:
+            if self._closed != error.reason:
                 log.error("the inference log is closed (%s): %s", error.reason, error)
-            self._unavailable = error.reason
+            self._closed = error.reason
             return
-        if self._unavailable is not None:
+        if self._closed is not None:
             log.warning("the inference log is open again")
-        self._unavailable = None
+        self._closed = None
         self._broken = False
         self._gate.open()
 
@@ -191,7 +199,7 @@ class LogRing:
         with self._lock:
             if self._broken:
                 self._shut()
-            if self._writer is None and self._unavailable != _CLOSED:
+            if self._writer is None and self._closed != _CLOSED:
                 self._open()
             if len(self.failures) and self._writer is not None:
                 self._write_failures(self._writer.store)
@@ -232,7 +240,7 @@ class LogRing:
         """Write what waits, sync, and give the folder back; rows sent later are not kept."""
         self.maintain()
         with self._lock:
-            self._unavailable = _CLOSED
+            self._closed = _CLOSED
             self._shut()
 
     # -- reading -------------------------------------------------------------------------------
@@ -248,30 +256,25 @@ class LogRing:
             self._gate.leave()
 
     def page(self, query: PageQuery) -> LogPage:
-        """Read one page; see ``read_page``. A closed ring is an empty one."""
+        """Read one page; see ``read_page``.
+
+        Raises:
+            NotReadyError: the ring is closed.
+        """
         with self._reading() as writer:
             if writer is None:
-                return LogPage(None, "All", query.start_row or 0)
+                raise NotReadyError(
+                    f"the inference log cannot be read now ({self._closed}); the engine's log "
+                    "says why"
+                )
             return read_page(writer.store, query)
 
     def batches(self, query: PageQuery) -> Iterator[tuple[pa.RecordBatch, int]]:
-        """All the rows that a query matches, a record batch at a time, as they are stored.
+        """All the rows that a query matches, up to the one that is the newest now.
 
-        Args:
-            query: where to start and which times; always ascending. Its limits are not looked at.
-
-        Yields:
-            Record batches of about 1 MB, each with the row to go on from; their schemas may
-            differ. It ends at the row that was the newest when it began.
+        See ``read_batches``; raises as ``page`` does.
         """
-        stop = self.stats().next_row
-        row, status = query.start_row or 0, ""
-        whole = dataclasses.replace(query, page_rows=_STREAM_ROWS, page_bytes=_STREAM_BYTES)
-        while status != "All" and row < stop:
-            page = self.page(dataclasses.replace(whole, start_row=row))
-            row, status = page.next_row, page.status
-            if page.batch is not None:
-                yield page.batch, row
+        return read_batches(self.page, query, self.stats().next_row)
 
     def failed(self, start: int, limit: int) -> pa.RecordBatch:
         """Failed requests from a number on, oldest first, at most ``limit``."""
@@ -283,14 +286,24 @@ class LogRing:
 
     def stats(self) -> RingStats:
         """A snapshot of the counters; takes no lock."""
-        writer = self._writer
-        return self._counters.snapshot(
-            unavailable=self._unavailable or self._failing,
+        counters, writer = self._counters, self._writer
+        page_bytes = 0 if writer is None else writer.store.page_bytes
+        return RingStats(
+            closed=self._closed,
+            failing=self._failing,
+            rows_kept=counters.rows_kept,
+            rows_evicted=counters.rows_evicted,
+            rows_evicted_before_upload=counters.rows_evicted_before_upload,
+            rows_not_kept=dict(counters.rows_not_kept),
             first_row=0 if writer is None else writer.first_row,
             next_row=0 if writer is None else writer.next_row,
             uploaded_to=None if writer is None else writer.uploaded_to,
-            page_bytes=0 if writer is None else writer.store.page_bytes,
-            budget_pages=0 if writer is None else writer.store.budget_pages,
+            live_bytes=counters.live_pages * page_bytes,
+            budget_bytes=0 if writer is None else writer.store.budget_pages * page_bytes,
+            commit_count=counters.commit_count,
+            commit_ns=counters.commit_ns,
+            commit_buckets=tuple(counters.commit_buckets),
+            syncs=counters.syncs,
             failures_kept=self.failures.kept,
             failures_lost=self.failures.lost,
         )

@@ -62,6 +62,7 @@ class Store:
         owner: descriptor that holds the lock on the folder.
         disorder_ms: the largest step back that the clock has made between two rows.
         known_contexts: contexts that were read, by number.
+        damaged_rows: where damaged records were met; each is told once.
     """
 
     directory: pathlib.Path
@@ -75,6 +76,7 @@ class Store:
     owner: int
     disorder_ms: int = 0
     known_contexts: dict[int, LogContext] = dataclasses.field(default_factory=dict)
+    damaged_rows: set[int] = dataclasses.field(default_factory=set)
 
     @property
     def data_path(self) -> pathlib.Path:

@@ -200,10 +200,10 @@ def test_a_folder_that_cannot_be_made_is_counted_and_tried_again(tmp_path):
 
     assert ring.append([numbered(0, 2)]) == 0
     assert ring.stats().rows_not_kept == {"disk": 2}
-    assert ring.stats().unavailable == "disk"
+    assert ring.stats().closed == "disk"
 
     (tmp_path / "log").unlink()
     ring.maintain()
     assert ring.append([numbered(0, 2)]) == 2
-    assert ring.stats().unavailable is None
+    assert ring.stats().failing is None
     ring.close()

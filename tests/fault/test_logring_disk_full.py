@@ -77,13 +77,13 @@ def test_a_full_disk_is_counted_and_keeping_resumes(disk):
         assert ring.append([numbered(number, 5)]) == 0
     stats = ring.stats()
     assert stats.rows_not_kept == {"disk": 505}
-    assert stats.unavailable == "disk"
+    assert stats.failing == "disk"
     ring.maintain()
     assert everything(ring) == list(range(first - 5))
 
     (disk / "filler").unlink()
     assert ring.append([numbered(0, 5)]) == 5
-    assert ring.stats().unavailable is None
+    assert ring.stats().failing is None
     assert len(everything(ring)) == first
     ring.close()
 
@@ -122,7 +122,7 @@ def test_a_damaged_file_on_a_read_only_disk_does_not_stop_the_start(disk):
 
     ring = LogRing(disk / "log", 1 << 20, record_batch)
 
-    assert ring.stats().unavailable == "disk"
+    assert ring.stats().closed == "disk"
     ring.close()
 
 

@@ -4,7 +4,7 @@ import pytest
 from support.answers import answer, numbered, numbers
 
 from engine.codecs.record_batch import record_batch
-from engine.errors import ConfigError
+from engine.errors import ConfigError, NotReadyError
 from engine.logring import Failure, LogRing, PageQuery
 
 
@@ -112,7 +112,7 @@ def test_failures_are_kept_apart_and_bounded(folder):
     ring = LogRing(folder, 1 << 20, record_batch)
     for turn in range(5):
         for number in range(500):
-            ring.failures.add(Failure(turn, f"{number}: " + "x" * 900, "", "v1", "edge-1"))
+            ring.failures.add(Failure(turn, f"{number}: " + "x" * 900, "v1", "edge-1"))
         ring.maintain()
 
     stats = ring.stats()
@@ -121,7 +121,6 @@ def test_failures_are_kept_apart_and_bounded(folder):
     assert 10 < len(rows) < 200
     assert rows[-1]["error"].startswith("499: x")
     assert rows[-1]["metadata"] == {
-        "last_model": "",
         "pipeline_version": "v1",
         "partition": "edge-1",
     }
@@ -131,7 +130,7 @@ def test_failures_are_kept_apart_and_bounded(folder):
 def test_a_flood_of_failures_is_counted(folder):
     ring = LogRing(folder, 1 << 20, record_batch)
     for _ in range(1500):
-        ring.failures.add(Failure(0, "no \ud800 text", "", "", ""))
+        ring.failures.add(Failure(0, "no \ud800 text", "", ""))
 
     ring.maintain()
 
@@ -146,10 +145,11 @@ def test_a_closed_ring_counts_and_reads_as_empty(folder):
 
     assert ring.append([numbered(0, 3)]) == 0
     assert ring.stats().rows_not_kept == {"closed": 3}
-    assert ring.page(PageQuery()).batch is None
+    with pytest.raises(NotReadyError, match="closed"):
+        ring.page(PageQuery())
     assert ring.failed(0, 1).num_rows == 0
     ring.maintain()
-    assert ring.stats().unavailable == "closed"
+    assert ring.stats().closed == "closed"
 
 
 def test_two_engines_do_not_share_a_folder(folder):
