@@ -2,9 +2,10 @@
 
 Start order: sockets, so that a taken port ends the start at once; HTTP, so that probes are
 answered; then the pipeline, on a thread of its own. Stop order: readiness, listeners and
-connections, the line of waiting requests, the slot threads.
+connections, the line of waiting requests, the slot threads, the log.
 
-Threads: the main thread runs the event loop; ``loader`` loads the pipeline; ``slot-N`` run models.
+Threads: the main thread runs the event loop; ``loader`` loads the pipeline; ``slot-N`` run models;
+``log-sync`` makes the log durable.
 """
 
 from __future__ import annotations
@@ -24,13 +25,16 @@ import pyarrow as pa
 import uvloop
 
 from engine.batching.line import BatchPolicy, Line
+from engine.codecs.record_batch import record_batch
+from engine.config import resolve_persist_dir
 from engine.dataplane import DataPlane
 from engine.errors import StartupError
 from engine.loading import load_pipeline
+from engine.logring import LogRing
 from engine.metrics import Metrics
 from engine.rest.app import metrics_app, rest_app
+from engine.rest.connection import sweep
 from engine.rest.exchange import BodyBudget, Service
-from engine.rest.protocol import sweep
 from engine.rest.server import HttpServer, TlsFiles, listen
 from engine.rest.turn import Turn
 from engine.sessions.cpus import available_cpus, intra_op_threads
@@ -94,7 +98,8 @@ class _Engine:
         log.info("Accelerator: %s", config.accelerator)
         self.partition = config.edge.edge_name if config.edge else socket.gethostname()
         metrics = Metrics()
-        self.plane = DataPlane(metrics)
+        self.log = _open_log(config)
+        self.plane = DataPlane(metrics, self.log)
         self.line: Line[InferRequest] = Line(
             self.threads,
             self.plane.answer,
@@ -126,7 +131,7 @@ class _Engine:
         grace_s = self.config.shutdown_grace_s - DRAIN_S
         listeners = []
         for name, port, app, files in (
-            ("HTTP", self.config.http_port, rest_app(self.service), tls),
+            ("HTTP", self.config.http_port, rest_app(self.service, self.partition), tls),
             (
                 "METRICS",
                 self.config.metrics_port,
@@ -149,6 +154,8 @@ class _Engine:
             host, bound = listener.getsockname()[:2]
             log.info("Listening: %s on %s:%d%s", name, host, bound, " (TLS)" if files else "")
         self.line.start()
+        if self.log is not None:
+            self.log.start()
         self._loader.start()
         loop.call_later(SWEEP_S, self._sweep)
         runs = [
@@ -160,8 +167,10 @@ class _Engine:
     def close(self) -> None:
         """Join the threads; a model that does not end in time cannot hold the process up."""
         grace_s = self.config.shutdown_grace_s
-        ended = self.line.close(grace_s)
+        ended = self.line.close(grace_s) and self.plane.close(grace_s)
         self._loader.join(timeout=grace_s)
+        if self.log is not None:
+            self.log.close(timeout_s=grace_s)
         if not ended or self._loader.is_alive():
             log.warning("a model was still running after SHUTDOWN_GRACE_S: leaving it behind")
             _flush()
@@ -184,6 +193,7 @@ class _Engine:
                 partition=self.partition,
                 report=log.info,
                 warn=log.warning,
+                observe_shadow=self._observe_shadow,
             )
         except StartupError as error:
             self._fail(error)
@@ -202,6 +212,12 @@ class _Engine:
             pipeline.identity.version,
             time.monotonic() - started,
         )
+
+    def _observe_shadow(self, model: str, reason: str, text: str) -> None:
+        """Count a challenger's missing result; the 1st, 10th, 100th, … of a kind is logged too."""
+        count = self.service.metrics.record_shadow(model, reason)
+        if count == 10 ** (len(str(count)) - 1):
+            log.warning("challenger %r %s (%d so far): %s", model, reason, count, text)
 
     def _fail(self, error: StartupError) -> None:
         self.failure = error
@@ -240,6 +256,16 @@ class _Engine:
             sweep(server.server_state.connections)
         if self._loop is not None:
             self._loop.call_later(SWEEP_S, self._sweep)
+
+
+def _open_log(config: EngineConfig) -> LogRing | None:
+    """The log of inferences, where LOCAL_INFERENCE_STORAGE asks for one."""
+    if config.log_storage_bytes is None:
+        return None
+    persist_dir, warning = resolve_persist_dir(config.persist_dir)
+    if warning is not None:
+        log.warning(warning)
+    return LogRing(persist_dir / "log", config.log_storage_bytes, record_batch)
 
 
 def _tls(config: EngineConfig) -> TlsFiles | None:

@@ -14,10 +14,10 @@ from __future__ import annotations
 import dataclasses
 import enum
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
 from engine.batching.batch import merge, split
-from engine.batching.cost import RunCost
 from engine.batching.trial import try_together
 from engine.codecs.tensors import to_tensor
 from engine.errors import InternalError, NotFoundError, NotReadyError
@@ -27,12 +27,13 @@ from engine.values import InferResult
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from engine.batching.cost import RunCost
     from engine.batching.line import BatchPolicy
     from engine.logring import LogRing, RingStats
     from engine.metrics import Metrics
+    from engine.pipeline.plan import Answer, Plan
     from engine.request import InferRequest
-    from engine.sessions.session import ModelSession
-    from engine.values import Array, Frame, ModelIdentity, Output, PipelineIdentity
+    from engine.values import Array, Frame, ModelIdentity, PipelineIdentity
 
 __all__ = ["DataPlane", "RunningPipeline", "ServedModel", "Status"]
 
@@ -54,49 +55,49 @@ class ServedModel:
 
 
 class RunningPipeline:
-    """A loaded pipeline: one step with one model."""
+    """A loaded pipeline.
+
+    Attributes:
+        identity: its name and version.
+        inputs: what a request must hold.
+        models: as ``GET /models`` lists them.
+        cost: how long its runs take; begins with what warming up told.
+        policy: how requests are run together; None where they are not.
+    """
 
     def __init__(
         self,
         identity: PipelineIdentity,
-        session: ModelSession,
+        plan: Plan,
         models: tuple[ServedModel, ...],
         partition: str,
+        cost: RunCost,
     ) -> None:
-        """Put a loaded model to use.
-
-        Args:
-            identity: the pipeline's name and version.
-            session: its model, loaded.
-            models: as ``GET /models`` lists them.
-            partition: name of the edge or host, repeated in every record.
-        """
+        """Put a started plan to use; ``partition``, edge or host, is named in every record."""
         self.identity = identity
-        self.inputs = session.inputs
+        self.inputs = plan.inputs
         self.models = models
-        self.cost = RunCost()
-        self.policy: BatchPolicy | None = None  # how requests are run together, if they are
+        self.cost = cost
+        self.policy: BatchPolicy | None = None
+        self._plan = plan
         self.partition = partition
-        self._session = session
-        self._is_one_kind = all(None not in spec.row_shape for spec in session.inputs)
-
-    def warm_up(self) -> str | None:
-        """Run generated rows and learn what they cost; returns why that failed, or None."""
-        return self._session.warm_up(self.cost.learn)
+        self._is_one_kind = all(None not in spec.row_shape for spec in plan.inputs)
 
     def allow_batches(self, wanted: BatchPolicy) -> str:
         """Try whether requests may be run together, and from now on do so if they may.
 
         Args:
-            wanted: how, as far as the model allows.
+            wanted: how, as far as the pipeline allows.
 
         Returns:
             The verdict in words, for the log.
         """
-        session = self._session
-        if not session.takes_any_rows or wanted.max_rows < 2:
+        model = self._plan.joint_model
+        if model is None:
+            return "request by request: more than one model has a part in the answer"
+        if not model.takes_any_rows or wanted.max_rows < 2:
             return "request by request: the model, or MAX_BATCH_ROWS, allows no joint runs"
-        verdict = try_together(session.run, session.inputs, wanted.max_rows)
+        verdict = try_together(model.run, model.inputs, wanted.max_rows)
         if verdict.max_rows:
             self.policy = dataclasses.replace(wanted, max_rows=verdict.max_rows)
             return f"requests are run together up to {verdict.max_rows} rows: {verdict.reason}"
@@ -108,10 +109,8 @@ class RunningPipeline:
         Raises:
             SchemaMismatchError: the rows do not fit the model.
         """
-        feeds = [to_tensor(frame, spec) for spec in self._session.inputs]
-        if self._is_one_kind:
-            return feeds, self
-        return feeds, (self, *(feed.shape[1:] for feed in feeds))
+        feeds = [to_tensor(frame, spec) for spec in self.inputs]
+        return feeds, self if self._is_one_kind else (self, *(feed.shape[1:] for feed in feeds))
 
     def infer_together(self, requests: Sequence[InferRequest]) -> None:
         """Run requests of one key in one run, on the calling thread, and set their outcomes.
@@ -120,20 +119,23 @@ class RunningPipeline:
             requests: with their feeds; at least one.
 
         Raises:
-            EngineError: the run failed; no outcome is set.
+            EngineError: the run failed, or a request cannot be checked; no outcome counts.
         """
-        session = self._session
+        model = self._plan.joint_model
+        if model is None:
+            raise InternalError("a pipeline that runs no requests together was told to")
         rows = [request.rows for request in requests]
         feeds = merge([request.feeds for request in requests if request.feeds is not None])
         started_ns = time.monotonic_ns()
-        outputs = session.run(feeds, sum(rows))
+        outputs = model.run(feeds, sum(rows))
         run_ns = time.monotonic_ns() - started_ns
         self.cost.learn(sum(rows), run_ns)
         if len(rows) > 1 and any(len(output.values) != sum(rows) for output in outputs):
-            raise InternalError(f"model {session.identity.name!r} gave other rows than it was fed")
+            raise InternalError(f"model {model.identity.name!r} gave other rows than it was fed")
         for request, own in zip(requests, split(outputs, rows), strict=True):
-            elapsed_ns = (request.parse_ns, run_ns)
-            request.outcome = self._result(request.decoded(), own, elapsed_ns)
+            frame = request.decoded()
+            answer = self._plan.after_joint_run(frame.columns, frame.rows, own, run_ns)
+            request.outcome = self._result(frame, answer, request.parse_ns)
 
     def infer(self, frame: Frame, started_ns: int) -> InferResult:
         """Run a request's rows on the calling thread.
@@ -146,30 +148,29 @@ class RunningPipeline:
             The answer; its arrays live as long as it does.
 
         Raises:
-            SchemaMismatchError: the rows do not fit the model.
-            InferenceFailedError: the model raised.
+            EngineError: the rows do not fit the pipeline, or a model raised.
         """
-        session = self._session
-        if not frame.rows:
-            return self._result(frame, (), (time.monotonic_ns() - started_ns, 0))
-        feeds = [to_tensor(frame, spec) for spec in session.inputs]
-        decoded_ns = time.monotonic_ns()
-        outputs = session.run(feeds, frame.rows)
-        run_ns = time.monotonic_ns() - decoded_ns
-        self.cost.learn(frame.rows, run_ns)
-        return self._result(frame, outputs, (decoded_ns - started_ns, run_ns))
+        answer = self._plan.run(frame.columns, frame.rows, partial(to_tensor, frame))
+        if frame.rows:
+            self.cost.learn(frame.rows, time.monotonic_ns() - answer.decoded_ns)
+        return self._result(frame, answer, answer.decoded_ns - started_ns)
 
-    def _result(
-        self, frame: Frame, outputs: tuple[Output, ...], elapsed_ns: tuple[int, ...]
-    ) -> InferResult:
+    def close(self, timeout_s: float) -> bool:
+        """End the threads of its challengers; whether they ended in time."""
+        return self._plan.close(timeout_s)
+
+    def _result(self, frame: Frame, answer: Answer, parse_ns: int) -> InferResult:
         return InferResult(
             frame=frame,
-            outputs=outputs,
+            outputs=answer.outputs,
             time_ms=time.time_ns() // 1_000_000,
-            elapsed_ns=elapsed_ns,
-            model=self._session.identity,
+            elapsed_ns=(parse_ns, *answer.steps_ns),
+            model=answer.model,
             pipeline=self.identity,
             partition=self.partition,
+            checks=answer.checks,
+            shadows=answer.shadows,
+            row_models=answer.row_models,
         )
 
 
@@ -284,6 +285,10 @@ class DataPlane:
     def fail(self, reason: str) -> None:
         """Tell that what was being loaded cannot be served."""
         self._failure = reason
+
+    def close(self, timeout_s: float) -> bool:
+        """End the threads of the running pipeline; whether they ended in time."""
+        return self._running is None or self._running.close(timeout_s)
 
     def drain(self) -> None:
         """Answer what comes, but be no longer ready."""

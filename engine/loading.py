@@ -11,10 +11,13 @@ import hashlib
 import threading
 from typing import TYPE_CHECKING
 
+from engine.batching.cost import RunCost
 from engine.batching.line import BatchPolicy
 from engine.dataplane import RunningPipeline, ServedModel
+from engine.pipeline.compiler import compile_plan
 from engine.pipeline.definition import DefinitionDraft, parse_definition
-from engine.pipeline.plan import single_model
+from engine.pipeline.plan import PlanOptions
+from engine.pipeline.stages import find_stages
 from engine.publish.artifact import version_of
 from engine.publish.pull import open_artifact
 from engine.publish.reference import parse_reference
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
 
     from engine.dataplane import DataPlane
     from engine.pipeline.definition import DynamicBatching, ModelDraft
+    from engine.pipeline.steps import ModelKey
     from engine.publish.artifact import Artifact
 
 __all__ = ["load_pipeline"]
@@ -44,6 +48,7 @@ def load_pipeline(
     partition: str,
     report: Callable[[str], None],
     warn: Callable[[str], None],
+    observe_shadow: Callable[[str, str, str], None],
 ) -> RunningPipeline:
     """Load the published pipeline and announce it to the data plane on the way.
 
@@ -56,6 +61,8 @@ def load_pipeline(
         partition: Name of the edge or host.
         report: Takes the documented start-up lines.
         warn: Takes what the operator should know.
+        observe_shadow: Gets a challenger's name, why a request was answered without its result,
+            and a sentence about it; called from any thread.
 
     Returns:
         The pipeline, loaded and warmed up.
@@ -67,13 +74,12 @@ def load_pipeline(
 
     def read_models(document: bytes) -> Sequence[ModelDraft]:
         draft = parse_definition(document)
-        single_model(draft)  # refuses what cannot be run before anything is fetched
+        find_stages(draft)  # refuses steps that no model could make run, before anything is fetched
         drafts.append(draft)
         return draft.models
 
     artifact = open_artifact(parse_reference(url), read_models=read_models, report=report)
-    draft = drafts[-1]
-    definition = draft.resolve(artifact.layers)
+    definition = drafts[-1].resolve(artifact.layers)
     identity = PipelineIdentity(definition.id, _version(artifact, definition.version))
     served = tuple(
         ServedModel(ModelIdentity(model.name, model.version, model.sha), model.model_version_id)
@@ -81,28 +87,42 @@ def load_pipeline(
     )
     plane.announce(identity, served)
     report("Starting engine")
-    key = single_model(draft)
-    model = definition.models[key]
-    options = ModelOptions(
-        tensor_fields=model.tensor_fields,
-        single_rows=model.batch_config == "single",
-        threads=threads,
-        providers=choose_providers(accelerator),
-    )
-    with _session_lock:
-        session = ModelSession(served[key].identity, artifact.layers[key].path, options)
-    check_provider(accelerator, session.provider, model.name)
-    pipeline = RunningPipeline(identity, session, served, partition)
-    problem = pipeline.warm_up()
-    if problem is not None:
-        warn(f"model {model.name!r} could not be run on generated rows: {problem}")
-    report(
-        f"Model {model.name}: inputs {_list(session.inputs)}, outputs {_list(session.outputs)}, "
-        f"{threads} intra-op thread{'s' if threads > 1 else ''}, {session.provider}"
-    )
-    verdict = pipeline.allow_batches(_policy(model.dynamic_batching, batch))
-    report(f"Batching: {verdict}")
+    sessions: dict[ModelKey, ModelSession] = {}
+    for key, model in enumerate(definition.models):
+        options = ModelOptions(
+            tensor_fields=model.tensor_fields,
+            single_rows=model.batch_config == "single",
+            threads=threads,
+            providers=choose_providers(accelerator),
+        )
+        with _session_lock:
+            session = ModelSession(served[key].identity, artifact.layers[key].path, options)
+        check_provider(accelerator, session.provider, model.name)
+        sessions[key] = session
+        report(
+            f"Model {model.name}: inputs {_list(session.inputs)}, outputs "
+            f"{_list(session.outputs)}, {threads} intra-op thread{'s' if threads > 1 else ''}, "
+            f"{session.provider}"
+        )
+    cost = RunCost()
+    for session in sessions.values():
+        # one model's runs are what a pipeline of one costs; others learn from their requests
+        problem = session.warm_up(cost.learn if len(sessions) == 1 else _learn_nothing)
+        if problem is not None:
+            warn(f"model {session.identity.name!r} could not be run on generated rows: {problem}")
+    plan = compile_plan(definition, sessions, PlanOptions(threads, observe_shadow))
+    for warning in plan.warnings:
+        warn(warning)
+    plan.start()
+    pipeline = RunningPipeline(identity, plan, served, partition, cost)
+    joint = [key for key, session in sessions.items() if session is plan.joint_model]
+    published = definition.models[joint[0]].dynamic_batching if joint else None
+    report(f"Batching: {pipeline.allow_batches(_policy(published, batch))}")
     return pipeline
+
+
+def _learn_nothing(_rows: int, _run_ns: int) -> None:
+    """Take no notice of a warm-up run."""
 
 
 def _policy(published: DynamicBatching | None, default: BatchPolicy) -> BatchPolicy:

@@ -52,7 +52,7 @@ class Histogram:
         return buckets
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class RequestSample:
     """What one answered request adds: all times in ns."""
 
@@ -75,6 +75,7 @@ class Metrics:
         self.batch_rows = Histogram(ROW_BOUNDS)
         self.errors: dict[str, int] = {}
         self.cancelled = 0
+        self.shadows: dict[tuple[str, str], int] = {}
 
     def record(self, sample: RequestSample) -> None:
         """Count a request that was answered with its result."""
@@ -94,6 +95,13 @@ class Metrics:
         """Count a request that was answered with an error of this code."""
         with self.lock:
             self.errors[code] = self.errors.get(code, 0) + 1
+
+    def record_shadow(self, model: str, reason: str) -> int:
+        """Count a request answered without a challenger's result; how many there were so far."""
+        with self.lock:
+            count = self.shadows.get((model, reason), 0) + 1
+            self.shadows[model, reason] = count
+            return count
 
     def record_cancelled(self) -> None:
         """Count a request whose caller went away before it was run."""

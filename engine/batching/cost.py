@@ -15,10 +15,14 @@ class RunCost:
         self._mean_ns: list[float] = [0.0] * 64
 
     def learn(self, rows: int, run_ns: int) -> None:
-        """Take a measured run into account."""
+        """Take a measured run into account, a long one as twice the mean at most.
+
+        Most long runs are short ones that the system interrupted: one of 10 ms must not send the
+        next requests, of 10 us, to another thread.
+        """
         size = rows.bit_length()
-        mean_ns = self._mean_ns[size]
-        self._mean_ns[size] = mean_ns + (run_ns - mean_ns) / 8 if mean_ns else float(run_ns)
+        mean_ns = self._mean_ns[size] or float(run_ns)
+        self._mean_ns[size] = mean_ns + (min(run_ns, 2.0 * mean_ns) - mean_ns) / 8
 
     def estimate_ns(self, rows: int) -> float | None:
         """The expected time of a run; scaled up from smaller runs, None where there were none."""

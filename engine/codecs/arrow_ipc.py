@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["frame_from_batches", "read_arrow", "write_arrow_file", "write_arrow_stream"]
 
 DEFAULT_LIMITS = IpcLimits()
+MAX_DEPTH = 32  # lists in lists: more than any tensor has axes
 
 
 def read_arrow(body: bytes | bytearray | memoryview, limits: IpcLimits = DEFAULT_LIMITS) -> Frame:
@@ -51,7 +52,7 @@ def read_arrow(body: bytes | bytearray | memoryview, limits: IpcLimits = DEFAULT
             batches = list(reader)
             for batch in batches:
                 batch.validate(full=True)
-    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DecodeError(f"the Arrow data cannot be read: {_first_line(error)}") from error
     return frame_from_batches(reader.schema, batches)
 
@@ -84,7 +85,8 @@ def check_schema(schema: pa.Schema, limits: IpcLimits = DEFAULT_LIMITS) -> None:
             raise SchemaMismatchError(
                 f"column {field.name!r} has the type {field.type}: supported are booleans, "
                 "integers, floats and text, lists, fixed-size lists and fixed-shape tensors of "
-                "them (dictionary-encoded text: send plain text; dates: send text)"
+                f"them up to {MAX_DEPTH} deep (dictionary-encoded text: send plain text; dates: "
+                "send text)"
             )
 
 
@@ -109,8 +111,10 @@ def write_arrow_stream(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> 
 def _is_supported(kind: pa.DataType) -> bool:
     if isinstance(kind, pa.FixedShapeTensorType):
         kind = kind.value_type
-    while is_list(kind):
+    depth = 0
+    while is_list(kind) and depth < MAX_DEPTH:
         kind = kind.value_type
+        depth += 1
     return bool(
         pa.types.is_integer(kind)
         or pa.types.is_floating(kind)

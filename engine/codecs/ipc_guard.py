@@ -114,8 +114,13 @@ def _walk(stream: memoryview, limits: IpcLimits) -> None:
             position += 4
         if length == 0:
             break
-        if not 0 < length <= min(limits.metadata_bytes, stream.nbytes - position):
+        if not 0 < length <= stream.nbytes - position:
             raise DecodeError(f"the Arrow data is malformed: message {messages} is cut short")
+        if length > limits.metadata_bytes:
+            raise PayloadTooLargeError(
+                f"an Arrow message has {length} bytes of metadata, at most "
+                f"{limits.metadata_bytes} are read: send fewer columns"
+            )
         messages += 1
         if messages > limits.messages:
             raise PayloadTooLargeError(f"more than {limits.messages} Arrow messages: merge batches")

@@ -39,7 +39,6 @@ def json_array(
     """
     if spec.element.array_code is None or (has_literals and _may_hold_bool(column)):
         return _explain(column, spec)
-    target = np.dtype(spec.element.numpy)
     try:
         leaves, row_shape = _flatten(column)
         numbers = array(spec.element.array_code)
@@ -47,11 +46,12 @@ def json_array(
             numbers.fromlist(leaf)  # type: ignore[arg-type]  # array itself checks every value
     except (TypeError, ValueError, OverflowError):
         return _explain(column, spec)
-    flat: Array = np.frombuffer(numbers, f"{target.kind}{numbers.itemsize}")
-    if flat.dtype != target:
+    flat: Array = np.frombuffer(numbers, numbers.typecode)  # numpy has the same type codes
+    if spec.element.numpy == "float16":
         with np.errstate(over="ignore"):
-            flat = flat.astype(target)
-    if target.kind == "f" and not np.isfinite(flat).all():
+            flat = flat.astype("float16")
+    # counting takes half the time of .all() on a small array
+    if flat.dtype.kind == "f" and np.count_nonzero(np.isfinite(flat)) != flat.size:
         return _explain(column, spec)
     return flat, row_shape
 

@@ -9,27 +9,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import orjson
 
 from engine.errors import SchemaMismatchError
+from engine.values import ELEMENT_TYPES, SPLIT_COLUMN
 
 if TYPE_CHECKING:
-    from engine.values import Array, InferResult, Output
+    from collections.abc import Iterable, Mapping
+
+    from engine.values import Array, CheckResult, InferResult, Output
 
 __all__ = ["write_legacy"]
 
-LEGACY_NAMES = {
-    "float16": "Half",
-    "float32": "Float",
-    "float64": "Double",
-    "bool": "Bool",
-    "object": "String",
-    **{
-        f"{sign}int{bits}": f"{sign}int{bits}".capitalize()
-        for sign in ("", "u")
-        for bits in (8, 16, 32, 64)
-    },
-}
+LEGACY_NAMES = {np.dtype(element.numpy): element.legacy for element in ELEMENT_TYPES.values()}
 SMALL = 64  # below this many values a Python list is quicker than numpy's own route through orjson
 
 
@@ -47,44 +40,47 @@ def write_legacy(result: InferResult) -> bytes:
     """
     if not result.frame.rows:
         return b"[]"
-    original = result.frame.original
-    return b"".join(
-        (
-            b'[{"check_failures":[],"elapsed":',
-            orjson.dumps(result.elapsed_ns),
-            b',"model_name":',
-            orjson.dumps(result.model.name),
-            b',"model_version":',
-            orjson.dumps(result.model.version),
-            b',"original_data":',
-            b"null" if original is None else orjson.dumps(original),
-            b',"outputs":[',
-            b",".join(map(_write_output, result.outputs)),
-            b'],"pipeline_name":',
-            orjson.dumps(result.pipeline.id),
-            b',"shadow_data":{},"time":%d}]' % result.time_ms,
-        )
-    )
+    element = {
+        "check_failures": [] if result.checks is None else _failures(result.checks),
+        "elapsed": result.elapsed_ns,
+        "model_name": result.model.name,
+        "model_version": result.model.version,
+        "original_data": result.frame.original,
+        "outputs": _outputs(result.outputs),
+        "pipeline_name": result.pipeline.id,
+        "shadow_data": {one.model_name: _outputs(one.outputs) for one in result.shadows},
+        "time": result.time_ms,
+    }
+    return orjson.dumps([element], option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _write_output(output: Output) -> bytes:
+def _failures(checks: CheckResult) -> list[Mapping[str, object]]:
+    """One entry for each row and check that is true, rows first: as many as the counts say."""
+    if not checks.count.any():
+        return []
+    printed = [failure for failure, _ in checks.verdicts]
+    _, found = np.nonzero(np.stack([flag for _, flag in checks.verdicts], axis=1))
+    return [printed[check] for check in found]
+
+
+def _outputs(outputs: Iterable[Output]) -> list[dict[str, dict[str, object]]]:
+    """The outputs alone: they are told apart by position, so no other column may stand there."""
+    return [_output(output) for output in outputs if output.name != SPLIT_COLUMN]
+
+
+def _output(output: Output) -> dict[str, dict[str, object]]:
     values = output.values
     if output.ragged:
         raise SchemaMismatchError(
             f"the rows gave {output.name!r} outputs of unequal shapes, which the legacy reply "
             "cannot hold: send one row per request, or ask for records (?dataset[]=*)"
         )
-    return b'{"%b":{"data":%b,"dim":%b,"v":1}}' % (
-        LEGACY_NAMES[str(values.dtype)].encode(),
-        _write_data(values),
-        orjson.dumps(values.shape),
-    )
+    return {LEGACY_NAMES[values.dtype]: {"data": _data(values), "dim": values.shape, "v": 1}}
 
 
-def _write_data(values: Array) -> bytes:
+def _data(values: Array) -> object:
+    """The values, flat, as what orjson writes quickest; float32 as the double it widens to."""
     flat = values.ravel()
-    if flat.dtype.kind == "O" or flat.dtype.itemsize == 2 or flat.size < SMALL:
-        return orjson.dumps(flat.tolist())
-    if flat.dtype == "float32":
-        flat = flat.astype("float64")
-    return orjson.dumps(flat, option=orjson.OPT_SERIALIZE_NUMPY)
+    if flat.size < SMALL or flat.dtype.kind == "O" or flat.dtype.itemsize == 2:
+        return flat.tolist()
+    return flat.astype("float64") if flat.dtype == "float32" else flat

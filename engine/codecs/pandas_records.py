@@ -19,7 +19,12 @@ import pyarrow as pa
 
 from engine.codecs.arrow_columns import is_list, uniform_rows
 from engine.codecs.dataset import EVERYTHING, Dataset
-from engine.codecs.record_batch import leaf_columns, metadata_values, rows_of
+from engine.codecs.record_batch import (
+    leaf_columns,
+    metadata_values,
+    row_model_texts,
+    rows_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -90,9 +95,20 @@ def _leaf_texts(result: InferResult) -> dict[Path, Text]:
         texts["in", name] = _bind(_column_texts, frame.columns[name])
     for output in result.outputs:
         texts["out", output.name] = _bind(_output_texts, output, frame.rows)
-    texts["anomaly", "count"] = b"0"
+    for shadow in result.shadows:
+        for output in shadow.outputs:
+            path = (f"out_{shadow.model_name}", output.name)
+            texts[path] = _bind(_output_texts, output, frame.rows)
+    if result.checks is None:
+        texts["anomaly", "count"] = b"0"
+    else:
+        texts["anomaly", "count"] = _bind(_array_texts, result.checks.count)
+        for name, flag in sorted(result.checks.flags.items()):
+            texts["anomaly", name] = _bind(_array_texts, flag)
     for name, value in metadata_values(result).items():
         texts["metadata", name] = orjson.dumps(value)
+    if result.row_models is not None:
+        texts["metadata", "last_model"] = _bind(_value_texts, row_model_texts(result.row_models))
     return texts
 
 

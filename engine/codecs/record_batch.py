@@ -20,14 +20,30 @@ import pyarrow as pa
 from engine.codecs.arrow_columns import arrow_array, list_values
 from engine.codecs.dataset import EVERYTHING, Dataset
 from engine.errors import SchemaMismatchError
+from engine.values import SPLIT_COLUMN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from engine.codecs.dataset import Path, Selection
-    from engine.values import Array, Column, InferResult, Output
+    from engine.values import (
+        Array,
+        CheckResult,
+        Column,
+        InferResult,
+        ModelIdentity,
+        Output,
+        RowModels,
+    )
 
-__all__ = ["focus", "leaf_columns", "metadata_values", "record_batch", "rows_of"]
+__all__ = [
+    "focus",
+    "leaf_columns",
+    "metadata_values",
+    "record_batch",
+    "row_model_texts",
+    "rows_of",
+]
 
 
 def record_batch(result: InferResult, dataset: Dataset = EVERYTHING) -> pa.RecordBatch:
@@ -93,15 +109,39 @@ def _leaf_arrays(result: InferResult) -> dict[Path, tuple[pa.Field, pa.Array]]:
         shape = result.frame.row_shapes.get(name) or _list_shape(column)
         leaves["in", name] = _leaf(name, array.type, array, shape)
     for output in result.outputs:
-        array = _output_array(rows_of(output, rows))
-        leaves["out", output.name] = _leaf(
-            output.name, array.type, array, list(output.values.shape[1:] if output.per_row else ())
-        )
-    count = _repeat(0, pa.uint32(), rows)
-    leaves["anomaly", "count"] = _leaf("count", pa.uint32(), count, ())
+        leaves["out", output.name] = _output_leaf(output, rows)
+    for shadow in result.shadows:
+        for output in shadow.outputs:
+            leaves[f"out_{shadow.model_name}", output.name] = _output_leaf(output, rows)
+    leaves |= _check_leaves(result.checks, rows)
     for name, value in metadata_values(result).items():
         kind = _METADATA_TYPES[name]
         leaves["metadata", name] = _leaf(name, kind, _repeat(value, kind, rows))
+    if result.row_models is not None:
+        texts = pa.array(row_model_texts(result.row_models), pa.string())
+        leaves["metadata", "last_model"] = _leaf("last_model", pa.string(), texts)
+    return leaves
+
+
+def _output_leaf(output: Output, rows: int) -> tuple[pa.Field, pa.Array]:
+    array = _output_array(rows_of(output, rows))
+    shape = output.values.shape[1:] if output.per_row else ()
+    if output.name == SPLIT_COLUMN:
+        return _leaf(output.name, array.type, array)  # recorded without a tensor type
+    return _leaf(output.name, array.type, array, shape)
+
+
+def _check_leaves(checks: CheckResult | None, rows: int) -> dict[Path, tuple[pa.Field, pa.Array]]:
+    """``anomaly``: the count, and a bool for each check, by name."""
+    if checks is None:
+        count = _repeat(0, pa.uint32(), rows)
+        return {("anomaly", "count"): _leaf("count", pa.uint32(), count, ())}
+    count = arrow_array(checks.count)
+    leaves: dict[Path, tuple[pa.Field, pa.Array]] = {
+        ("anomaly", "count"): _leaf("count", pa.uint32(), count, ())
+    }
+    for name, flag in sorted(checks.flags.items()):
+        leaves["anomaly", name] = _leaf(name, pa.bool_(), pa.array(flag, pa.bool_()), ())
     return leaves
 
 
@@ -125,7 +165,8 @@ def _leaf(
 
 
 def _repeat(value: object, kind: pa.DataType, rows: int) -> pa.Array:
-    return pa.repeat(pa.scalar(value, kind), rows)
+    # repeating a list no times at all is an error of the library
+    return pa.repeat(pa.scalar(value, kind), rows) if rows else pa.array([], kind)
 
 
 def _list_array(array: pa.Array) -> pa.Array:
@@ -206,15 +247,27 @@ def _nest(
 
 
 def metadata_values(result: InferResult) -> dict[str, object]:
-    """The record's ``metadata`` in documented order; the same for every row of a request."""
-    model = orjson.dumps({"model_name": result.model.name, "model_sha": result.model.sha})
+    """The record's ``metadata`` in documented order; the same for every row of a request.
+
+    But for ``last_model`` where a split sent rows to several models: ``row_model_texts`` has it.
+    """
     return {
-        "last_model": model.decode(),
+        "last_model": _model_text(result.model),
         "pipeline_version": result.pipeline.version,
         "elapsed": result.elapsed_ns,
         "dropped": [],
         "partition": result.partition,
     }
+
+
+def row_model_texts(row_models: RowModels) -> list[object]:
+    """``last_model`` of each row."""
+    texts = [_model_text(model) for model in row_models.models]
+    return [texts[model] for model in row_models.rows.tolist()]
+
+
+def _model_text(model: ModelIdentity) -> str:
+    return orjson.dumps({"model_name": model.name, "model_sha": model.sha}).decode()
 
 
 def rows_of(output: Output, rows: int) -> Array:

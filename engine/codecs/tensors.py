@@ -121,6 +121,8 @@ def _shape_rows(flat: Array, spec: TensorSpec, rows: int, row_shape: tuple[int, 
 
 
 def _matches(row_shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
+    if row_shape == wanted:
+        return True
     return len(row_shape) == len(wanted) and all(
         want is None or have == want for have, want in zip(row_shape, wanted, strict=True)
     )

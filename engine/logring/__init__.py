@@ -4,13 +4,11 @@ from engine.logring.counters import RingStats
 from engine.logring.failures import Failure
 from engine.logring.pages import LogPage, PageQuery, parse_query, status_text
 from engine.logring.ring import LogRing
-from engine.logring.sync import LogSync
 
 __all__ = [
     "Failure",
     "LogPage",
     "LogRing",
-    "LogSync",
     "PageQuery",
     "RingStats",
     "parse_query",

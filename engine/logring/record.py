@@ -16,61 +16,24 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import struct
-from array import array
 from collections.abc import Callable, Sequence
-from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 
+from engine.logring.columns import Kind, raw_columns
 from engine.logring.context import OWN_COLUMNS, LogContext, list_depth, numpy_type, without
 from engine.logring.header import ARROW, HEADER, RAW
 
 if TYPE_CHECKING:
-    from typing import Any
-
-    from engine.values import Array, InferResult
+    from engine.values import InferResult
 
 __all__ = ["MAX_COLUMN_BYTES", "LogEncoder", "Record"]
 
 MAX_COLUMN_BYTES = 1 << 20
 
 _KNOWN_CONTEXTS = 256
-_SMALL_BYTES = 1 << 16  # below this a copy is cheaper than a view
-_CODES = {  # Python types of a JSON column's values -> codes of array and of numpy
-    frozenset({float}): ("d", "d"),
-    frozenset({float, int}): ("d", "d"),
-    frozenset({int}): ("q", "l"),
-}
-
-RawColumn = tuple[str, tuple[int, ...], "bytes | memoryview"]  # code, shape of a row, values
-
-
-class Kind(NamedTuple):
-    """What tells one raw column from another: same kinds, same context.
-
-    Attributes:
-        group: ``in``, ``out`` or ``anomaly``.
-        name: of the column.
-        code: numpy's character for the element type.
-        shape: of one row.
-    """
-
-    group: str
-    name: str
-    code: str
-    shape: tuple[int, ...]
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return math.prod(self.shape) * np.dtype(self.code).itemsize
-
-
-_COUNT = Kind("anomaly", "count", "I", ())
 
 
 @dataclasses.dataclass(slots=True)
@@ -126,7 +89,7 @@ class LogEncoder:
         Returns:
             Records in row order; none where the answer has no row.
         """
-        raw = _raw_columns(result)
+        raw = raw_columns(result)
         if raw is not None:
             kinds, values = raw
             key = (id(result.model), id(result.pipeline), result.partition, *kinds)
@@ -223,95 +186,6 @@ def _split_raw(
         body = [v[start * s : stop * s] for v, s in zip(views, context.strides, strict=True)]
         records.append(_record(context, stop - start, result, body))
     return records
-
-
-def _raw_columns(result: InferResult) -> tuple[list[Kind], list[bytes | memoryview]] | None:
-    """Every column of the record as raw values, in schema order; None where one cannot be raw."""
-    frame = result.frame
-    rows = frame.rows
-    if not rows:
-        return None
-    kinds: list[Kind] = []
-    values: list[bytes | memoryview] = []
-    for name in sorted(frame.columns) if len(frame.columns) > 1 else frame.columns:
-        column = frame.columns[name]
-        raw = _raw_list(column) if isinstance(column, list) else _raw_arrow(column)
-        if raw is None:
-            return None
-        kinds.append(Kind("in", name, raw[0], raw[1]))
-        values.append(raw[2])
-    for output in result.outputs:
-        array = output.values
-        if not output.per_row and rows != 1:
-            return None
-        raw = _raw_array(array, array.shape[1:] if output.per_row else array.shape)
-        if raw is None:
-            return None
-        kinds.append(Kind("out", output.name, raw[0], raw[1]))
-        values.append(raw[2])
-    kinds.append(_COUNT)
-    values.append(bytes(4 * rows))
-    return kinds, values
-
-
-def _raw_list(column: list[object]) -> RawColumn | None:
-    shape: tuple[int, ...] = ()
-    flat: list[Any] = column
-    first = column[0]
-    if isinstance(first, list):
-        shape = (len(first),)
-        rows: list[Any] = column
-        if len(rows) == 1:
-            flat = first
-        elif set(map(type, rows)) != {list} or set(map(len, rows)) != {len(first)}:
-            return None
-        else:
-            flat = list(chain.from_iterable(rows))
-    code = _CODES.get(frozenset(map(type, flat)))
-    if code is None:
-        return None
-    try:
-        return code[1], shape, array(code[0], flat).tobytes()
-    except OverflowError:
-        return None
-
-
-def _raw_arrow(column: pa.Array) -> RawColumn | None:
-    """A view of the values of an Arrow column, where they are numbers side by side."""
-    shape: tuple[int, ...] = ()
-    values = column
-    if column.null_count:
-        return None
-    if pa.types.is_fixed_size_list(column.type):
-        shape = (column.type.list_size,)
-        values = column.values.slice(column.offset * shape[0], len(column) * shape[0])
-    elif pa.types.is_list(column.type):
-        offsets = np.frombuffer(column.buffers()[1], np.int32, len(column) + 1, 4 * column.offset)
-        widths = np.diff(offsets)
-        if (widths != widths[0]).any():
-            return None
-        shape = (int(widths[0]),)
-        values = column.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
-    if values.null_count:
-        return None
-    if pa.types.is_boolean(values.type):
-        return "?", shape, np.array(values.to_pylist(), np.bool_).tobytes()
-    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
-        return None
-    dtype = numpy_type(pa.field("", values.type))
-    start = values.offset * dtype.itemsize
-    data = memoryview(values.buffers()[1] or b"")
-    return dtype.char, shape, data[start : start + len(values) * dtype.itemsize]
-
-
-def _raw_array(values: Array, shape: tuple[int, ...]) -> RawColumn | None:
-    dtype = values.dtype
-    if dtype.kind not in "biuf":
-        return None
-    if values.nbytes < _SMALL_BYTES:
-        return dtype.char, shape, values.tobytes()
-    flat = np.ascontiguousarray(values).reshape(-1)
-    return dtype.char, shape, flat.view(np.uint8).data
 
 
 def _constants(batch: pa.RecordBatch, dropped: Sequence[str]) -> dict[str, object]:

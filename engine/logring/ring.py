@@ -30,6 +30,7 @@ from engine.logring.pages import LogPage, PageQuery
 from engine.logring.reader import read_batches, read_page
 from engine.logring.record import MAX_COLUMN_BYTES, LogEncoder, Record
 from engine.logring.store import Store
+from engine.logring.sync import LogSync
 from engine.logring.writer import RowWriter
 
 if TYPE_CHECKING:
@@ -81,6 +82,7 @@ class LogRing:
         self._closed: str | None = None  # why there is no writer, in one word
         self._failing: str | None = None  # why the last append kept nothing
         self.failures = FailureLog()
+        self._sync_thread = LogSync(self.maintain)
         self._open()
 
     # -- writing -------------------------------------------------------------------------------
@@ -185,8 +187,13 @@ class LogRing:
                 log.error("the inference log is closed (%s): %s", error.reason, error)
             self._closed = error.reason
             return
-        if self._closed is not None:
-            log.warning("the inference log is open again")
+        log.info(
+            "Inference log: %s, at most %d bytes, rows %d to %d",
+            self._directory,
+            self._limit_bytes,
+            self._writer.first_row,
+            self._writer.next_row,
+        )
         self._closed = None
         self._broken = False
         self._gate.open()
@@ -194,7 +201,7 @@ class LogRing:
     def maintain(self) -> None:
         """Write the failures that wait and make every committed row durable; reopen what broke.
 
-        Called about once a second by one thread (``LogSync``); takes as long as the disk does.
+        Called about once a second by the thread of ``start``; takes as long as the disk does.
         """
         with self._lock:
             if self._broken:
@@ -236,8 +243,17 @@ class LogRing:
         if writer is not None:
             writer.store.close(writer.next_row, clean=not self._broken)
 
-    def close(self) -> None:
-        """Write what waits, sync, and give the folder back; rows sent later are not kept."""
+    def start(self) -> None:
+        """Start the thread that calls ``maintain`` once a second."""
+        self._sync_thread.start()
+
+    def close(self, *, timeout_s: float = 10.0) -> None:
+        """Write what waits, sync, and give the folder back; rows sent later are not kept.
+
+        Args:
+            timeout_s: how long to wait for the thread; a disk may take long to sync.
+        """
+        self._sync_thread.close(timeout_s=timeout_s)
         self.maintain()
         with self._lock:
             self._closed = _CLOSED

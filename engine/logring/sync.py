@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import logging
 import threading
+from typing import TYPE_CHECKING
 
-from engine.logring.ring import LogRing
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 __all__ = ["LogSync"]
 
@@ -19,14 +21,14 @@ log = logging.getLogger("sagitta")
 class LogSync:
     """Calls ``LogRing.maintain`` at a steady pace."""
 
-    def __init__(self, ring: LogRing, *, interval_s: float = 1.0) -> None:
+    def __init__(self, maintain: Callable[[], None], *, interval_s: float = 1.0) -> None:
         """Serve one ring.
 
         Args:
-            ring: the log; it stays the caller's to close, after this is closed.
+            maintain: what to call; takes as long as the disk does.
             interval_s: a power cut loses at most about this much.
         """
-        self._ring = ring
+        self._maintain = maintain
         self._interval_s = interval_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log-sync")
@@ -52,6 +54,6 @@ class LogSync:
     def _run(self) -> None:
         while not self._stop.wait(timeout=self._interval_s):
             try:
-                self._ring.maintain()
+                self._maintain()
             except Exception:
                 log.exception("the inference log could not be maintained; going on")

@@ -1,41 +1,200 @@
-"""What a definition's steps come down to when they are run.
+"""A pipeline ready to run: what it does to a request, stage by stage, and what comes out.
 
-This engine runs pipelines of one ``ModelInference`` step with one model; every other step kind is
-read, and refused here by name, so that nothing is ever served that would answer differently.
+Rules that hold here:
+- A pipeline of one model is one call of that model and nothing else, but for its checks; several
+  requests may share that call.
+- A plan is immutable and shared; everything of one request is in its ``Flow``.
 """
 
-from engine.errors import StartupError
-from engine.pipeline.definition import DefinitionDraft
-from engine.pipeline.steps import ModelInference, ModelKey
+from __future__ import annotations
 
-__all__ = ["single_model"]
+import random
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from engine.pipeline.actions import Check, Ensemble, Flow, RunModel
+from engine.values import Shadow
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from engine.pipeline.actions import Action
+    from engine.values import (
+        Array,
+        CheckResult,
+        Column,
+        ModelIdentity,
+        Output,
+        RowModels,
+        TensorSpec,
+    )
+
+__all__ = ["Answer", "Plan", "PlanOptions"]
 
 
-def single_model(definition: DefinitionDraft) -> ModelKey:
-    """The one model of the pipeline.
+@dataclass(slots=True)
+class Answer:
+    """What a plan made of the rows of one request.
 
-    Args:
-        definition: As published.
-
-    Returns:
-        The model's key in ``definition.models``.
-
-    Raises:
-        StartupError: The pipeline has more to it; the text names the step.
+    Attributes:
+        outputs: the last model's, ordered by name.
+        model: the last model; where the rows were split, that of the last row.
+        decoded_ns: monotonic time when the first model's tensors were ready.
+        steps_ns: the time of each model step.
+        checks: what the validation checks found; None where there are none.
+        shadows: the challengers' results that were there in time.
+        row_models: the last model of each row; None where ``model`` answered all.
     """
-    supported = "supported is one ModelInference step with one model"
-    if not definition.steps:
-        raise StartupError(f"$.steps is empty: {supported}")
-    for index, step in enumerate(definition.steps):
-        kind = type(step).__name__
-        if index or not isinstance(step, ModelInference):
-            raise StartupError(f"$.steps[{index}] is {kind}, which cannot be run yet: {supported}")
-        if len(step.models) != 1:
-            names = [definition.models[key].name for key in step.models]
-            raise StartupError(
-                f"$.steps[{index}].ModelInference has the models {names}: {supported}"
-            )
-    first = definition.steps[0]
-    if not isinstance(first, ModelInference):  # pragma: no cover - the loop above has refused it
-        raise TypeError(first)
-    return first.models[0]
+
+    outputs: tuple[Output, ...]
+    model: ModelIdentity
+    decoded_ns: int
+    steps_ns: tuple[int, ...]
+    checks: CheckResult | None = None
+    shadows: tuple[Shadow, ...] = ()
+    row_models: RowModels | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PlanOptions:
+    """How a plan runs.
+
+    Attributes:
+        threads: how many requests a challenger works on at a time.
+        observe_shadow: gets a challenger's name, why its result is missing, and a sentence.
+        draw: gives the numbers from 0 to 1 of random splits.
+    """
+
+    threads: int = 1
+    observe_shadow: Callable[[str, str, str], None] = lambda _name, _reason, _text: None
+    draw: Callable[[], float] = random.random
+
+
+class Plan:
+    """A compiled pipeline; ``run`` may be called by any number of threads at once.
+
+    Attributes:
+        inputs: what a request must hold for the first model; for a split, for any of its arms.
+        warnings: what the operator should know of the checks.
+        joint_model: the only model, where checks of its results are all that follows: its runs
+            may be shared by several requests. None where there is more to the pipeline.
+    """
+
+    def __init__(
+        self,
+        actions: Sequence[Action],
+        inputs: tuple[TensorSpec, ...],
+        no_rows: Answer,
+        warnings: Sequence[str],
+    ) -> None:
+        self.inputs = inputs
+        self.warnings = tuple(warnings)
+        self._actions = tuple(actions)
+        first, rest = self._actions[0], self._actions[1:]
+        is_joint = isinstance(first, RunModel) and all(isinstance(one, Check) for one in rest)
+        self.joint_model = first.model if is_joint and isinstance(first, RunModel) else None
+        self._no_rows = no_rows
+        self._challengers = [
+            challenger
+            for action in actions
+            if isinstance(action, Ensemble)
+            for challenger in action.challengers
+        ]
+
+    def start(self) -> None:
+        """Start the threads of the challengers, if there are any."""
+        for challenger in self._challengers:
+            challenger.start()
+
+    def close(self, timeout_s: float) -> bool:
+        """End the challengers' threads; whether all of them ended in time."""
+        deadline = time.monotonic() + timeout_s
+        ended = [one.close(max(deadline - time.monotonic(), 0.0)) for one in self._challengers]
+        return all(ended)
+
+    def run(
+        self, columns: Mapping[str, Column], rows: int, read: Callable[[TensorSpec], Array]
+    ) -> Answer:
+        """Run a request's rows on the calling thread.
+
+        Args:
+            columns: the request's columns, for checks and splits.
+            rows: how many.
+            read: makes the tensor that a model takes from the columns.
+
+        Returns:
+            The answer; its arrays belong to the caller.
+
+        Raises:
+            SchemaMismatchError: the rows do not fit.
+            InferenceFailedError: a model raised that the answer needs.
+        """
+        if not rows:
+            return replace(self._no_rows, decoded_ns=time.monotonic_ns())
+        model = self.joint_model
+        if model is None:
+            return self._run_actions(Flow(columns, rows, read))
+        feeds = [read(spec) for spec in model.inputs]
+        decoded_ns = time.monotonic_ns()
+        outputs = model.run(feeds, rows)
+        answer = self.after_joint_run(columns, rows, outputs, time.monotonic_ns() - decoded_ns)
+        answer.decoded_ns = decoded_ns
+        return answer
+
+    def after_joint_run(
+        self, columns: Mapping[str, Column], rows: int, outputs: tuple[Output, ...], run_ns: int
+    ) -> Answer:
+        """What is left to do for one request once ``joint_model`` has run.
+
+        Args:
+            columns: the request's columns.
+            rows: how many.
+            outputs: the model's, for these rows.
+            run_ns: how long the run took.
+
+        Returns:
+            The answer, but for ``decoded_ns``.
+
+        Raises:
+            SchemaMismatchError: a column has a type that a check does not take.
+        """
+        answer = Answer(outputs, self._no_rows.model, 0, (run_ns,))
+        if len(self._actions) > 1:
+            flow = Flow(columns, rows, _read_nothing, outputs)
+            for check in self._actions[1:]:
+                check.apply(flow)
+            answer.checks = flow.checks
+        return answer
+
+    def _run_actions(self, flow: Flow) -> Answer:
+        rows = flow.rows
+        for action in self._actions:
+            action.apply(flow)
+        outputs = flow.outputs or ()
+        if flow.rows != rows:
+            outputs = tuple(replace(output, per_row=False) for output in outputs)
+        return Answer(
+            outputs,
+            flow.model or self._no_rows.model,
+            flow.decoded_ns,
+            tuple(flow.steps_ns),
+            flow.checks,
+            _collect(flow) if flow.works else (),
+            flow.row_models,
+        )
+
+
+def _read_nothing(spec: TensorSpec) -> Array:
+    raise AssertionError(f"a check read the tensor {spec}")
+
+
+def _collect(flow: Flow) -> tuple[Shadow, ...]:
+    """The challengers' results that are there in time."""
+    asked_ns, answer_ns = time.monotonic_ns(), sum(flow.steps_ns)
+    shadows = []
+    for work in flow.works:
+        outputs = work.challenger.collect(work, asked_ns, answer_ns)
+        if outputs is not None:
+            shadows.append(Shadow(work.challenger.model.identity.name, outputs))
+    return tuple(shadows)

@@ -38,11 +38,12 @@ __all__ = ["metrics_app", "rest_app"]
 OPEN_PATHS = frozenset({"/healthz", "/livez"})  # probes carry no token
 
 
-def rest_app(service: Service) -> ASGIApp:
+def rest_app(service: Service, partition: str) -> ASGIApp:
     """The application behind the HTTP port.
 
     Args:
         service: what every connection shares.
+        partition: name of the edge, or of the host; cursors of the log go by it.
 
     Returns:
         An ASGI application without lifespan.
@@ -81,7 +82,7 @@ def rest_app(service: Service) -> ASGIApp:
         Route("/models", models, methods=["GET"]),
         Route("/healthz", healthz, methods=["GET"]),
         Route("/livez", livez, methods=["GET"]),
-        Route("/logs", LogEndpoint(plane, service.partition).answer, methods=["POST"]),
+        Route("/logs", LogEndpoint(plane, partition).answer, methods=["POST"]),
         Route("/infer", _only_for_its_method, methods=["POST"]),
         Route("/pipelines/{name}", _only_for_its_method, methods=["POST"]),
         Route("/infer/openai/v1/{rest:path}", openai, methods=["POST"]),

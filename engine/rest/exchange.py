@@ -219,8 +219,9 @@ class Exchange:
                 caller=self,
             )
             call.decode_small()
-        except EngineError as error:
-            service.metrics.record_error(error.code)
+        except Exception as error:  # noqa: BLE001 - a caller is never left waiting, bugs included
+            code = error.code if isinstance(error, EngineError) else "internal"
+            service.metrics.record_error(code)
             self._finish(error_reply(error))
             return
         protocol = self._protocol

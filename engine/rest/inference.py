@@ -14,6 +14,7 @@ Source: reference page, Edge Inference Endpoints; recorded requests and replies.
 from __future__ import annotations
 
 import dataclasses
+import functools
 import time
 import urllib.parse
 from typing import TYPE_CHECKING, Protocol
@@ -85,7 +86,20 @@ def read_head(pipeline_name: str | None, query: bytes, headers: Mapping[bytes, b
         NotAcceptableError: Accept that no codec writes.
         SchemaMismatchError: bad dataset parameters.
     """
-    encoding = headers.get(b"content-encoding", b"identity").strip().lower()
+    return _read_head(
+        pipeline_name,
+        query,
+        headers.get(b"content-encoding", b""),
+        headers.get(b"content-type", b""),
+        headers.get(b"accept", b""),
+    )
+
+
+@functools.lru_cache(maxsize=64)  # a client's requests all have the same head
+def _read_head(
+    pipeline_name: str | None, query: bytes, encoding: bytes, content_type: bytes, accept: bytes
+) -> CallHead:
+    encoding = encoding.strip().lower()
     if encoding not in {b"identity", b""}:
         raise UnsupportedMediaTypeError(
             f"Content-Encoding {encoding.decode('latin-1')[:50]!r} is not supported: send the body "
@@ -95,12 +109,7 @@ def read_head(pipeline_name: str | None, query: bytes, headers: Mapping[bytes, b
     if query:
         pairs = urllib.parse.parse_qsl(query.decode("latin-1"), keep_blank_values=True)
         dataset = parse_dataset(pairs)
-    return CallHead(
-        pipeline_name,
-        body_kind(headers.get(b"content-type", b"")),
-        reply_kind(headers.get(b"accept", b"")),
-        dataset,
-    )
+    return CallHead(pipeline_name, body_kind(content_type), reply_kind(accept), dataset)
 
 
 class Caller(Protocol):

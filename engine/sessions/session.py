@@ -20,12 +20,12 @@ import numpy as np
 import onnxruntime as ort
 
 from engine.errors import EngineError, InferenceFailedError, SchemaMismatchError, StartupError
+from engine.sessions.sequences import columns_of_sequence, found_spec
 from engine.values import ELEMENT_TYPES, ModelIdentity, Output, TensorSpec
 
 if TYPE_CHECKING:
     import pathlib
     from collections.abc import Callable, Sequence
-    from typing import Any
 
     from engine.values import Array
 
@@ -60,7 +60,7 @@ class ModelSession:
     Attributes:
         identity: name, version and sha256.
         inputs: what a request must hold, in the model's order, under the request's names.
-        outputs: what the model declares to give, ordered by name.
+        outputs: what the model gives, ordered by name; complete once it was warmed up.
     """
 
     def __init__(self, identity: ModelIdentity, path: pathlib.Path, options: ModelOptions) -> None:
@@ -107,7 +107,8 @@ class ModelSession:
     def warm_up(self, observe: Callable[[int, int], None]) -> str | None:
         """Run generated rows so that the first request finds everything allocated and tuned.
 
-        It also settles which outputs have one value per row, for models that do not declare it.
+        It also settles which outputs have one value per row, for models that do not declare it,
+        and the columns that sequence outputs become.
 
         Args:
             observe: gets rows and time (ns) of each run but the first, which allocates.
@@ -130,6 +131,9 @@ class ModelSession:
                 seen.setdefault(output.name, []).append(fits)
         if not self._runs_row_by_row(rows=2):
             self._per_row = {name: all(fits) for name, fits in seen.items()}
+        declared = {spec.name for spec in self.outputs}
+        found = [found_spec(output) for output in outputs if output.name not in declared]
+        self.outputs = tuple(sorted((*self.outputs, *found), key=lambda spec: spec.name))
         return None
 
     def run(self, feeds: Sequence[Array], rows: int) -> tuple[Output, ...]:
@@ -174,7 +178,7 @@ class ModelSession:
             if isinstance(value, np.ndarray):
                 outputs.append(Output(name, value, per_row[name]))
             else:
-                outputs.extend(_columns_of_sequence(name, value))
+                outputs.extend(columns_of_sequence(name, value))
         return tuple(outputs)
 
     def _run_pieces(self, feeds: Sequence[Array], rows: int) -> tuple[Output, ...]:
@@ -259,28 +263,6 @@ def _generated(spec: TensorSpec, rows: int) -> Array:
         "" if spec.element.numpy == "object" else 0,
         dtype=spec.element.numpy,
     )
-
-
-def _columns_of_sequence(name: str, value: object) -> list[Output]:
-    """A sequence output as documented columns.
-
-    ZipMap's list of one mapping per row becomes one column per class, ``{output}_{class}`` of
-    shape ``[rows, 1]``; a sequence of tensors becomes one output per element, ``{output}_{i}``.
-    """
-    items: list[Any] = value if isinstance(value, list) else [value]
-    if items and isinstance(items[0], dict):
-        return [
-            Output(
-                f"{name}_{label}",
-                np.array([[item[label]] for item in items], dtype=np.float32),
-                per_row=True,
-            )
-            for label in sorted(items[0], key=str)
-        ]
-    return [
-        Output(f"{name}_{index}", np.asarray(item), per_row=False)
-        for index, item in enumerate(items)
-    ]
 
 
 def _join(parts: list[Output], rows: int, step: int) -> Output:
