@@ -17,6 +17,7 @@ from pathlib import Path
 
 TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 START_TIMEOUT_S = 60.0
+STOP_TIMEOUT_S = 20.0
 CPUS = sorted(os.sched_getaffinity(0))
 
 
@@ -48,12 +49,14 @@ class Server:
         os.sched_setaffinity(self._process.pid, CPUS[:threads])
         watchdog = threading.Timer(START_TIMEOUT_S, self._process.kill)
         watchdog.start()
-        self.port = 0
+        self.port = self.flight_port = 0
         self.said = []
         for line in self._process.stdout:
             self.said.append(line)
             if match := re.match(r"Listening: HTTP on .*:(\d+)", line):
                 self.port = int(match[1])
+            if match := re.match(r"Listening: Flight on .*:(\d+)", line):
+                self.flight_port = int(match[1])
             if line.startswith("Ready"):
                 break
         else:
@@ -61,7 +64,14 @@ class Server:
         watchdog.cancel()
         if self._process.poll() is not None:
             raise RuntimeError("the server did not start:\n" + "".join(self.said))
-        threading.Thread(target=lambda: self.said.extend(self._process.stdout), daemon=True).start()
+        self._reader = threading.Thread(target=lambda: self.said.extend(self._process.stdout))
+        self._reader.start()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.stop()
 
     @property
     def pid(self):
@@ -87,30 +97,35 @@ class Server:
         return text
 
     def stop(self):
-        if self._process.poll() is not None:
-            raise RuntimeError(
-                f"the server ended with {self._process.returncode}:\n{''.join(self.said)}"
-            )
+        """End the server, which must still be running."""
+        died = self._process.poll()
         self._process.send_signal(signal.SIGTERM)
         try:
-            self._process.wait(20)
+            self._process.wait(STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
+        self._reader.join()
+        self._process.stdout.close()
+        if died is not None:
+            raise RuntimeError(f"the server ended with {died}:\n{''.join(self.said)}")
 
 
 @contextlib.contextmanager
-def engine(artifact, threads=1):
+def engine(artifact, threads=1, **environment):
     """The engine on an artifact: metrics on, log off, one thread by default."""
     server = Server(
         ["engine", "serve"],
         threads,
-        PIPELINE_URL=str(artifact),
-        CONFIG_CPUS=str(threads),
-        BIND_HOST="127.0.0.1",
-        HTTP_PORT="0",
-        METRICS_PORT="0",
-        FLIGHT_PORT="",
+        **{
+            "PIPELINE_URL": str(artifact),
+            "CONFIG_CPUS": str(threads),
+            "BIND_HOST": "127.0.0.1",
+            "HTTP_PORT": "0",
+            "METRICS_PORT": "0",
+            "FLIGHT_PORT": "",
+            **environment,
+        },
     )
     try:
         yield server

@@ -50,19 +50,17 @@ def make_workloads(folder):
     trees = _publish(folder, "rf_model", models.save_trees)
     image = _publish(folder, "convolution", models.save_convolution)
     one, thousand, ten_thousand = (fraud_rows(rows) for rows in (1, 1_000, 10_000))
-    image_row = np.random.default_rng(4).random((1, 3, 224, 224), np.float32)
+    houses = house_rows()
+    pixels = np.random.default_rng(4).random((1, 3, 224, 224), np.float32)
+    small = (*fraud, one, compact_records(one), RECORDS)
     made = (
-        _workload("W1 c1", "1 row, JSON", fraud, one, records(one), RECORDS, 1, 0.70),
-        _workload("W1 c16", "1 row, JSON", fraud, one, records(one), RECORDS, 16, 0.70),
-        _workload("W2j", "1,000 rows, JSON", fraud, thousand, records(thousand), RECORDS, 4),
-        _workload("W2b", "1,000 rows, Arrow", fraud, thousand, arrow_file(thousand), ARROW, 4),
-        _workload(
-            "W2t", "1,000 rows, trees", trees, house := house_rows(), arrow_file(house), ARROW, 4
-        ),
-        _workload(
-            "W3", "10,000 rows, Arrow", fraud, ten_thousand, arrow_file(ten_thousand), ARROW, 2
-        ),
-        _workload("W4", "one image, Arrow", image, image_row, arrow_file(image_row), ARROW, 4),
+        Workload("W1 c1", "1 row, JSON", *small, 1, limit=0.70),
+        Workload("W1 c16", "1 row, JSON", *small, 16, limit=0.70),
+        Workload("W2j", "1,000 rows, JSON", *fraud, thousand, records(thousand), RECORDS, 4),
+        Workload("W2b", "1,000 rows, Arrow", *fraud, thousand, arrow_file(thousand), ARROW, 4),
+        Workload("W2t", "1,000 rows, trees", *trees, houses, arrow_file(houses), ARROW, 4),
+        Workload("W3", "10,000 rows", *fraud, ten_thousand, arrow_file(ten_thousand), ARROW, 2),
+        Workload("W4", "one image", *image, pixels, arrow_file(pixels), ARROW, 4),
     )
     return {workload.name: workload for workload in made}
 
@@ -86,12 +84,15 @@ def house_rows(rows=1_000):
     return _repeat(_random(1_000, 18), rows)
 
 
+def compact_records(tensor):
+    """Pandas records of float32 values in full, as ``json.dumps`` writes them."""
+    return json.dumps([{COLUMN: row.tolist()} for row in tensor]).encode()
+
+
 def records(tensor):
-    """Pandas records with as many digits as the product's own clients print."""
-    return json.dumps(
-        [{COLUMN: [round(float(value), 10) for value in row.ravel()]} for row in tensor],
-        separators=(",", ":"),
-    ).encode()
+    """Pandas records as the product's own clients write them: indented, some 800 bytes a row."""
+    rows = [{COLUMN: [round(value, 10) for value in row.tolist()]} for row in tensor]
+    return json.dumps(rows, indent=4).encode()
 
 
 def arrow_file(tensor):
@@ -105,11 +106,6 @@ def arrow_file(tensor):
     with pa.ipc.new_file(sink, pa.schema([field])) as writer:
         writer.write_batch(pa.record_batch([column], schema=pa.schema([field])))
     return sink.getvalue().to_pybytes()
-
-
-def _workload(name, text, published, tensor, body, content_type, connections, limit=1.10):
-    artifact, model = published
-    return Workload(name, text, artifact, model, tensor, body, content_type, connections, limit)
 
 
 def _publish(folder, name, save):

@@ -2,21 +2,21 @@
 
 Start order: sockets, so that a taken port ends the start at once; HTTP, so that probes are
 answered; then the pipeline, on a thread of its own. Stop order: readiness, listeners and
-connections, the line of waiting requests, the slot threads, the log.
+connections, Flight calls, the line of waiting requests, the slot threads, the log.
 
 Threads: the main thread runs the event loop; ``loader`` loads the pipeline; ``slot-N`` run models;
-``log-sync`` makes the log durable.
+``log-sync`` makes the log durable; gRPC makes one for each Flight call.
 """
 
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import gc
 import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING
@@ -25,8 +25,10 @@ import pyarrow as pa
 import uvloop
 
 from engine.batching.line import BatchPolicy, Line
+from engine.codecs.ipc_guard import IpcLimits
 from engine.codecs.record_batch import record_batch
 from engine.config import resolve_persist_dir
+from engine.console import flush, log_to_stdout
 from engine.dataplane import DataPlane
 from engine.errors import StartupError
 from engine.loading import load_pipeline
@@ -44,6 +46,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from engine.config import EngineConfig
+    from engine.flight.server import FlightServer
     from engine.request import InferRequest
 
 __all__ = ["serve"]
@@ -67,7 +70,7 @@ def serve(config: EngineConfig) -> int:
     Raises:
         StartupError: A port is taken, or the pipeline cannot be served.
     """
-    _log_to_stdout(debug=config.debug)
+    log_to_stdout(debug=config.debug)
     engine = _Engine(config)
     uvloop.run(engine.run())
     engine.close()
@@ -119,6 +122,7 @@ class _Engine:
         self._servers: list[HttpServer] = []
         self._stop_requests = 0
         self._loader = threading.Thread(target=self._load, name="loader")
+        self._flight: FlightServer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._leave = asyncio.Event()  # set on the event loop only
 
@@ -153,6 +157,7 @@ class _Engine:
             listeners.append(listener)
             host, bound = listener.getsockname()[:2]
             log.info("Listening: %s on %s:%d%s", name, host, bound, " (TLS)" if files else "")
+        self._flight = self._listen_flight(tls)
         self.line.start()
         if self.log is not None:
             self.log.start()
@@ -165,16 +170,43 @@ class _Engine:
         await asyncio.gather(*runs, self._leave.wait())
 
     def close(self) -> None:
-        """Join the threads; a model that does not end in time cannot hold the process up."""
+        """Join the threads; neither a model nor a Flight client can hold the process up."""
         grace_s = self.config.shutdown_grace_s
+        has_flight_ended = self._flight is None or self._flight.stop(grace_s - DRAIN_S)
         ended = self.line.close(grace_s) and self.plane.close(grace_s)
         self._loader.join(timeout=grace_s)
         if self.log is not None:
             self.log.close(timeout_s=grace_s)
         if not ended or self._loader.is_alive():
             log.warning("a model was still running after SHUTDOWN_GRACE_S: leaving it behind")
-            _flush()
-            os._exit(0 if self.failure is None else 3)
+        elif has_flight_ended:
+            return
+        elif self.failure is None:
+            log.info("Stopped, with Flight streams still open")
+        flush()
+        os._exit(0 if self.failure is None else 3)
+
+    def _listen_flight(self, tls: TlsFiles | None) -> FlightServer | None:
+        config = self.config
+        if config.flight_port is None:
+            return None
+        from engine.flight.call import FlightService  # noqa: PLC0415 - only where it is on
+        from engine.flight.server import FlightServer  # noqa: PLC0415
+
+        host = config.bind_host
+        server = FlightServer(
+            FlightService(
+                self.plane, self.line, self.service.metrics, IpcLimits(), config.request_timeout_s
+            ),
+            host=host,
+            port=config.flight_port,
+            max_calls=config.flight_max_streams,
+            max_held_bytes=config.queue_max_bytes,
+            tokens=self.service.tokens,
+            tls=dataclasses.astuple(tls) if tls else None,
+        )
+        log.info("Listening: Flight on %s:%d%s", host, server.port, " (TLS)" if tls else "")
+        return server
 
     def _load(self) -> None:
         """The loader thread: load, serve, or end the process with the reason."""
@@ -240,8 +272,9 @@ class _Engine:
 
     def _drain(self) -> None:
         """Go on once no connection is open, or when open ones have had their time."""
-        open_connections = any(server.server_state.connections for server in self._servers)
-        if open_connections and time.monotonic() < self._drained_at and self._loop is not None:
+        is_open = any(server.server_state.connections for server in self._servers)
+        is_open = is_open or (self._flight is not None and self._flight.open_calls > 0)
+        if is_open and time.monotonic() < self._drained_at and self._loop is not None:
             self._loop.call_later(0.05, self._drain)
         else:
             self._exit()
@@ -283,28 +316,3 @@ def _read_tokens(config: EngineConfig) -> TokenFile | None:
         raise StartupError(
             f"API_TOKEN_FILE {str(config.api_token_file)!r} cannot be read: {error.strerror}"
         ) from error
-
-
-class _Formatter(logging.Formatter):
-    """Plain lines for what is said on purpose; the level in front of what is not."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        text = super().format(record)
-        return text if record.levelno == logging.INFO else f"{record.levelname.lower()}: {text}"
-
-
-def _log_to_stdout(*, debug: bool) -> None:
-    handler = logging.StreamHandler(sys.stdout)
-    handler.setFormatter(_Formatter())
-    log.handlers = [handler]
-    log.setLevel(logging.DEBUG if debug else logging.INFO)
-    log.propagate = False
-    http_log = logging.getLogger("uvicorn.error")
-    http_log.handlers = [handler]
-    http_log.setLevel(logging.WARNING)
-    http_log.propagate = False
-
-
-def _flush() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()

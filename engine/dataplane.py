@@ -60,6 +60,7 @@ class RunningPipeline:
     Attributes:
         identity: its name and version.
         inputs: what a request must hold.
+        outputs: what one row of an answer holds, ordered by name.
         models: as ``GET /models`` lists them.
         cost: how long its runs take; begins with what warming up told.
         policy: how requests are run together; None where they are not.
@@ -76,6 +77,7 @@ class RunningPipeline:
         """Put a started plan to use; ``partition``, edge or host, is named in every record."""
         self.identity = identity
         self.inputs = plan.inputs
+        self.outputs = plan.outputs
         self.models = models
         self.cost = cost
         self.policy: BatchPolicy | None = None
@@ -85,9 +87,6 @@ class RunningPipeline:
 
     def allow_batches(self, wanted: BatchPolicy) -> str:
         """Try whether requests may be run together, and from now on do so if they may.
-
-        Args:
-            wanted: how, as far as the pipeline allows.
 
         Returns:
             The verdict in words, for the log.
@@ -123,14 +122,15 @@ class RunningPipeline:
         """
         model = self._plan.joint_model
         if model is None:
-            raise InternalError("a pipeline that runs no requests together was told to")
+            raise InternalError("this pipeline runs no requests together")
         rows = [request.rows for request in requests]
+        total = sum(rows)
         feeds = merge([request.feeds for request in requests if request.feeds is not None])
         started_ns = time.monotonic_ns()
-        outputs = model.run(feeds, sum(rows))
+        outputs = model.run(feeds, total)
         run_ns = time.monotonic_ns() - started_ns
-        self.cost.learn(sum(rows), run_ns)
-        if len(rows) > 1 and any(len(output.values) != sum(rows) for output in outputs):
+        self.cost.learn(total, run_ns)
+        if len(rows) > 1 and any(len(output.values) != total for output in outputs):
             raise InternalError(f"model {model.identity.name!r} gave other rows than it was fed")
         for request, own in zip(requests, split(outputs, rows), strict=True):
             frame = request.decoded()
@@ -213,8 +213,13 @@ class DataPlane:
     @property
     def batch_max_rows(self) -> int:
         """Most rows that requests are run together with; 0 = request by request."""
-        policy = None if self._running is None else self._running.policy
-        return 0 if policy is None else policy.max_rows
+        running = self._running
+        return running.policy.max_rows if running is not None and running.policy else 0
+
+    @property
+    def has_pipeline(self) -> bool:
+        """Whether there is a running pipeline, draining or not."""
+        return self._running is not None
 
     @property
     def running(self) -> RunningPipeline:
@@ -245,12 +250,7 @@ class DataPlane:
         return running
 
     def answer(self, requests: Sequence[InferRequest]) -> None:
-        """Run requests of one key on the calling thread, which holds a slot, and answer them.
-
-        Args:
-            requests: one, or several whose policy lets them be run together; those whose callers
-                are gone are not run.
-        """
+        """Run requests of one key on the calling thread, which holds a slot, and answer them."""
         answer(requests, self._metrics, self._log)
 
     @property

@@ -2,7 +2,7 @@
 
 Rules that hold here:
 - An error knows *what* went wrong (``code``) and *whose* fault it was (``fault``), never a status
-  of HTTP or gRPC: each shell has its own table (``rest/errors.py``), tested for every class below.
+  of HTTP or gRPC: ``refusal`` has the documented numbers, and each shell says them in its own way.
 - The text of a client or capacity error is meant for the caller: it says what was wrong, where,
   and what to do. The text of a server error is not: the shell sends a fixed sentence and logs it.
 - ``ConfigError`` and ``StartupError`` only ever end the process, with the exit codes 2 and 3.

@@ -75,15 +75,20 @@ class Metrics:
         self.batch_rows = Histogram(ROW_BOUNDS)
         self.errors: dict[str, int] = {}
         self.cancelled = 0
+        self.flight_calls = 0  # open at the moment
         self.shadows: dict[tuple[str, str], int] = {}
 
     def record(self, sample: RequestSample) -> None:
         """Count a request that was answered with its result."""
         with self.lock:
-            self.latency_ns.observe(sample.latency_ns)
-            self.run_ns.observe(sample.run_ns)
-            self.queue_ns.observe(sample.queue_ns)
-            self.request_rows.observe(sample.rows)
+            for histogram, value in (
+                (self.latency_ns, sample.latency_ns),
+                (self.run_ns, sample.run_ns),
+                (self.queue_ns, sample.queue_ns),
+                (self.request_rows, sample.rows),
+            ):
+                histogram.counts[bisect_left(histogram.bounds, value)] += 1
+                histogram.total += value
 
     def record_batch(self, requests: int, rows: int) -> None:
         """Count a run that several requests shared."""

@@ -161,7 +161,7 @@ class Output:
     ragged: bool = False
 
 
-@dataclasses.dataclass(frozen=True, slots=True, eq=False)
+@dataclasses.dataclass(slots=True, eq=False)
 class CheckResult:
     """What the validation checks found in the rows of one request.
 

@@ -17,9 +17,9 @@ from engine.values import Output
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.values import Array
+    from engine.values import Array, TensorSpec
 
-__all__ = ["merge", "split"]
+__all__ = ["merge", "no_rows", "split"]
 
 
 def merge(requests: Sequence[Sequence[Array]]) -> Sequence[Array]:
@@ -57,3 +57,9 @@ def split(outputs: Sequence[Output], rows: Sequence[int]) -> list[tuple[Output, 
         )
         for end, count in zip(ends, rows, strict=True)
     ]
+
+
+def no_rows(declared: TensorSpec) -> Output:
+    """What a request without rows gets for an output, without a run."""
+    shape = [0, *(axis or 0 for axis in declared.row_shape)]
+    return Output(declared.name, np.empty(shape, declared.element.numpy), per_row=True)

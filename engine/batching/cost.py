@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from typing import Final
+
 __all__ = ["RunCost"]
+
+LONG_NS: Final = 50_000_000
 
 
 class RunCost:
@@ -15,14 +22,16 @@ class RunCost:
         self._mean_ns: list[float] = [0.0] * 64
 
     def learn(self, rows: int, run_ns: int) -> None:
-        """Take a measured run into account, a long one as twice the mean at most.
+        """Take a measured run into account, a longer one as twice the mean at most.
 
-        Most long runs are short ones that the system interrupted: one of 10 ms must not send the
-        next requests, of 10 us, to another thread.
+        Most longer runs are short ones that the system interrupted: one of 10 ms must not send the
+        next requests, of 10 us, to another thread. No interruption lasts as long as ``LONG_NS``:
+        such a run counts in full, since the next one like it must not stop the event loop.
         """
         size = rows.bit_length()
         mean_ns = self._mean_ns[size] or float(run_ns)
-        self._mean_ns[size] = mean_ns + (min(run_ns, 2.0 * mean_ns) - mean_ns) / 8
+        counted_ns = run_ns if run_ns > LONG_NS else min(run_ns, 2.0 * mean_ns)
+        self._mean_ns[size] = mean_ns + (counted_ns - mean_ns) / 8
 
     def estimate_ns(self, rows: int) -> float | None:
         """The expected time of a run; scaled up from smaller runs, None where there were none."""

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from engine.values import Array
 
 __all__ = [
+    "ARROW_TYPES",
     "arrow_array",
     "flatten_column",
     "is_list",
@@ -29,7 +30,7 @@ __all__ = [
     "uniform_rows",
 ]
 
-_ARROW_TYPES = {
+ARROW_TYPES = {
     np.dtype(name): kind
     for name, kind in (
         ("float16", pa.float16()),
@@ -45,7 +46,7 @@ _ARROW_TYPES = {
         ("uint64", pa.uint64()),
     )
 }
-_NUMPY_TYPES = {kind.id: dtype for dtype, kind in _ARROW_TYPES.items()}
+_NUMPY_TYPES = {kind.id: dtype for dtype, kind in ARROW_TYPES.items()}
 _LIST_TYPES = frozenset(
     kind.id for kind in (pa.list_(pa.null()), pa.large_list(pa.null()), pa.list_(pa.null(), 1))
 )
@@ -53,7 +54,7 @@ _LIST_TYPES = frozenset(
 
 def arrow_array(values: Array) -> pa.Array:
     """Flat values as Arrow: numbers as a view of the array, booleans and text as new memory."""
-    kind = _ARROW_TYPES.get(values.dtype)
+    kind = ARROW_TYPES.get(values.dtype)
     if kind is None:
         text = values.dtype.kind in "OU"
         return pa.array(values.tolist(), pa.string() if text else pa.bool_())

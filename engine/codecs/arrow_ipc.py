@@ -21,9 +21,16 @@ from engine.errors import DecodeError, PayloadTooLargeError, SchemaMismatchError
 from engine.values import Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-__all__ = ["frame_from_batches", "read_arrow", "write_arrow_file", "write_arrow_stream"]
+__all__ = [
+    "check_schema",
+    "frame_from_batches",
+    "read_arrow",
+    "row_shapes",
+    "write_arrow_file",
+    "write_arrow_stream",
+]
 
 DEFAULT_LIMITS = IpcLimits()
 MAX_DEPTH = 32  # lists in lists: more than any tensor has axes
@@ -66,7 +73,7 @@ def frame_from_batches(schema: pa.Schema, batches: list[pa.RecordBatch]) -> Fram
         rows = table.num_rows
         arrays = [_one_array(column) for column in table.columns]
     columns = dict(zip(schema.names, arrays, strict=True))
-    return Frame(rows, columns, row_shapes=_row_shapes(schema))
+    return Frame(rows, columns, row_shapes=row_shapes(schema))
 
 
 def check_schema(schema: pa.Schema, limits: IpcLimits = DEFAULT_LIMITS) -> None:
@@ -92,19 +99,28 @@ def check_schema(schema: pa.Schema, limits: IpcLimits = DEFAULT_LIMITS) -> None:
 
 def write_arrow_file(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.Buffer:
     """Write an uncompressed Arrow IPC file; the buffer belongs to the caller."""
-    sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
-    return sink.getvalue()
+    return _write(pa.ipc.new_file, schema, batches)
 
 
 def write_arrow_stream(schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> pa.Buffer:
     """Write an uncompressed Arrow IPC stream; the buffer belongs to the caller."""
+    return _write(pa.ipc.new_stream, schema, batches)
+
+
+def _write(
+    open_writer: Callable[[pa.BufferOutputStream, pa.Schema], pa.ipc.RecordBatchStreamWriter],
+    schema: pa.Schema,
+    batches: Iterable[pa.RecordBatch],
+) -> pa.Buffer:
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_stream(sink, schema) as writer:
-        for batch in batches:
-            writer.write_batch(batch)
+    try:
+        with open_writer(sink, schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+    except pa.ArrowInvalid as error:  # values of a JSON request, nested deeper than the format goes
+        raise SchemaMismatchError(
+            f"the reply cannot be written as Arrow ({_first_line(error)}): ask for JSON"
+        ) from error
     return sink.getvalue()
 
 
@@ -131,7 +147,7 @@ def _one_array(column: pa.ChunkedArray) -> pa.Array:
     return combined
 
 
-def _row_shapes(schema: pa.Schema) -> dict[str, tuple[int, ...]]:
+def row_shapes(schema: pa.Schema) -> dict[str, tuple[int, ...]]:
     """The row shapes that fields declare in their ``tensor_type`` metadata, where readable."""
     shapes: dict[str, tuple[int, ...]] = {}
     for field in schema:

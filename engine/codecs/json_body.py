@@ -12,41 +12,53 @@ Source: reference page, Edge Inference Endpoints; the product's SDK for the lega
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 import orjson
 
+from engine.codecs.number_records import read_number_records
 from engine.errors import DecodeError, PayloadTooLargeError, SchemaMismatchError
 from engine.values import Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from typing import Final
 
     from engine.values import TensorSpec
 
-__all__ = ["read_json"]
+__all__ = ["read_json", "repeat_json"]
 
+SMALL_BYTES: Final = 4096  # from here on the quick way for numbers is quicker
 MAX_ROWS: Final = 1 << 20
 MAX_COLUMNS: Final = 1024
+MAX_EXPLAINED_BYTES: Final = 1 << 20  # a longer text that is refused is not searched for the reason
 MAX_ORIGINAL_BYTES: Final = 1 << 20  # a longer legacy request is answered with null, as documented
 
 
-def read_json(body: bytes | bytearray, inputs: Sequence[TensorSpec]) -> Frame:
+def read_json(
+    body: bytes | bytearray, inputs: Sequence[TensorSpec], *, is_echoed: bool = True
+) -> Frame:
     """Read a JSON request body of any accepted layout.
 
     Args:
         body: the whole request body, UTF-8.
         inputs: what the pipeline's first step takes; tells the two dict layouts apart.
+        is_echoed: whether the values are repeated as they were sent; where they are not, a large
+            column of numbers is read as float64, several times quicker.
 
     Returns:
-        The rows; columns are lists of Python values.
+        The rows; columns are lists of Python values, or an Arrow array of float64 lists.
 
     Raises:
         DecodeError: it is not JSON.
         SchemaMismatchError: it is JSON of another layout, or its rows differ in their columns.
         PayloadTooLargeError: more rows or columns than the limits.
     """
+    if not is_echoed and len(body) > SMALL_BYTES:
+        frame = _read_numbers(body, inputs)
+        if frame is not None:
+            return frame
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -67,6 +79,32 @@ def read_json(body: bytes | bytearray, inputs: Sequence[TensorSpec]) -> Frame:
     return frame
 
 
+def repeat_json(value: object) -> bytes:
+    """A value of a request as JSON again, for the replies that repeat the request.
+
+    Raises:
+        SchemaMismatchError: it is nested deeper than the writer goes; the reader goes deeper.
+    """
+    try:
+        return orjson.dumps(value)
+    except TypeError as error:
+        raise SchemaMismatchError(
+            "the request has values nested more than 250 deep, which the reply cannot repeat: "
+            "leave that column out of the request"
+        ) from error
+
+
+def _read_numbers(body: bytes | bytearray, inputs: Sequence[TensorSpec]) -> Frame | None:
+    """The rows, where all there is are the numbers of the only input, which takes floats."""
+    if len(inputs) != 1 or not inputs[0].element.numpy.startswith("float"):
+        return None
+    found = read_number_records(body)
+    if found is None:
+        return None
+    name, column = found
+    return Frame(len(column), {name: column}) if len(column) <= MAX_ROWS else None
+
+
 def _hint(body: bytes | bytearray) -> str:
     start = bytes(body[:6])
     if not start:
@@ -75,7 +113,29 @@ def _hint(body: bytes | bytearray) -> str:
         return " (it starts with a byte order mark: save it as UTF-8 without one)"
     if start == b"ARROW1":
         return " (it is an Arrow file: send Content-Type: application/vnd.apache.arrow.file)"
-    return ""
+    place = _non_finite(body) if len(body) <= MAX_EXPLAINED_BYTES else None
+    return f" ({place}: JSON has no such number)" if place else ""
+
+
+def _non_finite(body: bytes | bytearray) -> str | None:
+    """Where the first NaN or infinity is, in a text that is JSON but for them; slow."""
+    import json  # noqa: PLC0415 - only a refused request pays for it
+
+    try:
+        return _find_non_finite(json.loads(body), "$")
+    except (ValueError, RecursionError):
+        return None
+
+
+def _find_non_finite(value: object, place: str) -> str | None:
+    if isinstance(value, float) and not math.isfinite(value):
+        return f"{place} is {'NaN' if math.isnan(value) else 'infinite'}"
+    items: Iterable[tuple[str, object]] = ()
+    if isinstance(value, dict):
+        items = ((f"{place}.{name}", item) for name, item in value.items())
+    elif isinstance(value, list):
+        items = ((f"{place}[{index}]", item) for index, item in enumerate(value))
+    return next(filter(None, (_find_non_finite(item, name) for name, item in items)), None)
 
 
 def _read_records(records: list[object]) -> Frame:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import orjson
 
+from engine.codecs.json_body import repeat_json
 from engine.errors import SchemaMismatchError
 from engine.values import ELEMENT_TYPES, SPLIT_COLUMN
 
@@ -40,12 +41,13 @@ def write_legacy(result: InferResult) -> bytes:
     """
     if not result.frame.rows:
         return b"[]"
+    original = result.frame.original
     element = {
         "check_failures": [] if result.checks is None else _failures(result.checks),
         "elapsed": result.elapsed_ns,
         "model_name": result.model.name,
         "model_version": result.model.version,
-        "original_data": result.frame.original,
+        "original_data": None if original is None else orjson.Fragment(repeat_json(original)),
         "outputs": _outputs(result.outputs),
         "pipeline_name": result.pipeline.id,
         "shadow_data": {one.model_name: _outputs(one.outputs) for one in result.shadows},

@@ -19,6 +19,7 @@ import pyarrow as pa
 
 from engine.codecs.arrow_columns import is_list, uniform_rows
 from engine.codecs.dataset import EVERYTHING, Dataset
+from engine.codecs.json_body import repeat_json
 from engine.codecs.record_batch import (
     leaf_columns,
     metadata_values,
@@ -189,10 +190,10 @@ def _value_texts(values: list[object]) -> list[bytes]:
     if set(map(type, values)) == {list}:
         # One call for the whole column; a cut at every "],[" is right where it gives one piece per
         # row, since each boundary between rows is such a place.
-        pieces = orjson.dumps(values)[2:-2].split(b"],[")
+        pieces = repeat_json(values)[2:-2].split(b"],[")
         if len(pieces) == len(values):
             return [b"[%b]" % piece for piece in pieces]
-    return [orjson.dumps(value) for value in values]
+    return [repeat_json(value) for value in values]
 
 
 def _output_texts(output: Output, rows: int) -> list[bytes]:

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "equal_lists",
     "focus",
     "leaf_columns",
     "metadata_values",
@@ -105,7 +106,7 @@ def _leaf_arrays(result: InferResult) -> dict[Path, tuple[pa.Field, pa.Array]]:
     }
     for name in sorted(result.frame.columns):
         column = result.frame.columns[name]
-        array = _list_array(pa.array(column) if isinstance(column, list) else column)
+        array = _list_array(_json_array(column, name) if isinstance(column, list) else column)
         shape = result.frame.row_shapes.get(name) or _list_shape(column)
         leaves["in", name] = _leaf(name, array.type, array, shape)
     for output in result.outputs:
@@ -161,12 +162,24 @@ def _leaf(
     shape: Iterable[int | None] | None = None,
 ) -> tuple[pa.Field, pa.Array]:
     metadata = None if shape is None else {"tensor_type": orjson.dumps({"shape": list(shape)})}
-    return pa.field(name, kind, nullable=False, metadata=metadata), array
+    return pa.field(name, kind, nullable=array.null_count > 0, metadata=metadata), array
 
 
 def _repeat(value: object, kind: pa.DataType, rows: int) -> pa.Array:
     # repeating a list no times at all is an error of the library
     return pa.repeat(pa.scalar(value, kind), rows) if rows else pa.array([], kind)
+
+
+def _json_array(column: list[object], name: str) -> pa.Array:
+    """Values of a JSON request as what Arrow finds in them; of nothing or nulls alone, as text."""
+    try:
+        array = pa.array(column)
+    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
+        raise SchemaMismatchError(
+            f"column {name!r} has values of several kinds, which an Arrow column cannot hold: ask "
+            "for JSON, or leave the column out of the request"
+        ) from error
+    return pa.array(column, pa.string()) if pa.types.is_null(array.type) else array
 
 
 def _list_array(array: pa.Array) -> pa.Array:
@@ -178,10 +191,10 @@ def _list_array(array: pa.Array) -> pa.Array:
         return array
     values = _list_array(list_values(array))
     item = pa.field("item", values.type)
-    return _equal_lists(values, len(array), kind.list_size, item)
+    return equal_lists(values, len(array), kind.list_size, item)
 
 
-def _equal_lists(values: pa.Array, count: int, width: int, item: pa.Field) -> pa.Array:
+def equal_lists(values: pa.Array, count: int, width: int, item: pa.Field) -> pa.Array:
     """Group values into variable lists that all have the same length."""
     offsets = arrow_array(np.arange(count + 1, dtype=np.int32) * np.int32(width))
     return pa.ListArray.from_arrays(offsets, values, type=pa.list_(item))
@@ -212,7 +225,7 @@ def _output_array(values: Array) -> pa.Array:
     array = arrow_array(flat)
     for axis in range(values.ndim - 1, 0, -1):
         count = int(np.prod(values.shape[:axis]))
-        array = _equal_lists(array, count, values.shape[axis], _inner(array.type))
+        array = equal_lists(array, count, values.shape[axis], _inner(array.type))
     return array
 
 

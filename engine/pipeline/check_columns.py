@@ -51,7 +51,7 @@ class CheckTypeError(TypeError):
     """The operation is not defined for the types of its operands."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)  # not frozen: that trebles the cost of making one
 class Value:
     """One value per row.
 
@@ -59,15 +59,16 @@ class Value:
         data: ``[rows]``, or ``[]`` for one value that stands for every row, or ``[rows, k, …]``
             for lists of equal length that hold no null.
         null: bool ``[rows]``, true where there is no value; None where there is always one.
-        is_literal: whether the check spelled this value out: it takes the other side's type.
+        literal_forms: where the check spelled this value out, so that it takes the other side's
+            type: its form beside each type that it has met. None for any other value.
     """
 
     data: Array
     null: Array | None = None
-    is_literal: bool = False
+    literal_forms: dict[np.dtype[Any], Array] | None = None
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(slots=True, eq=False)
 class Lists:
     """One list per row, of any length, maybe with nulls; regular lists are a ``Value``.
 

@@ -27,6 +27,7 @@ from engine.pipeline.check_columns import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from typing import Any
 
     from engine.values import Array
 
@@ -215,16 +216,28 @@ def coerce(a: Value, b: Value) -> tuple[Array, Array]:
         raise CheckTypeError(f"{type_name(a.data)} and {type_name(b.data)} do not meet")
     if x == y:
         return a.data, b.data
-    if a.is_literal and not b.is_literal:
-        kind = _literal_type(a.data, y)
-    elif b.is_literal and not a.is_literal:
-        kind = _literal_type(b.data, x)
-    else:
-        kind = np.promote_types(x, y)
+    if a.literal_forms is not None and b.literal_forms is None:
+        form = _literal_form(a.data, a.literal_forms, y)
+        return form, b.data.astype(form.dtype, copy=False)
+    if b.literal_forms is not None and a.literal_forms is None:
+        form = _literal_form(b.data, b.literal_forms, x)
+        return a.data.astype(form.dtype, copy=False), form
+    kind = np.promote_types(x, y)
     return a.data.astype(kind, copy=False), b.data.astype(kind, copy=False)
 
 
-def _literal_type(literal: Array, column: np.dtype[np.generic]) -> np.dtype[np.generic]:
+def _literal_form(
+    literal: Array, forms: dict[np.dtype[Any], Array], column: np.dtype[Any]
+) -> Array:
+    """The literal as it meets a column of this type."""
+    form = forms.get(column)
+    if form is None:
+        with np.errstate(all="ignore"):
+            form = forms[column] = literal.astype(_literal_type(literal, column))
+    return form
+
+
+def _literal_type(literal: Array, column: np.dtype[Any]) -> np.dtype[Any]:
     if column.kind == "f" and literal.dtype.kind in "iuf":
         return column
     if column.kind in "iu" and literal.dtype.kind in "iu":

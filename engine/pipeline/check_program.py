@@ -11,6 +11,7 @@ Rules that hold here:
 from __future__ import annotations
 
 import difflib
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,7 +19,8 @@ import numpy as np
 
 from engine.errors import StartupError
 from engine.pipeline.check_columns import CheckTypeError, Operand, Value, read_column
-from engine.pipeline.check_lists import list_get
+from engine.pipeline.check_lists import contains, list_get
+from engine.pipeline.check_operations import compare, invert, is_nan, is_not_null, is_null, logic
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
@@ -31,6 +33,7 @@ Slot = int
 """Where a program keeps one intermediate result."""
 
 _ANY_LENGTH = 2**31 - 1
+_QUIET = (compare, contains, invert, is_nan, is_not_null, is_null, list_get, logic)
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class Program:
         self._literals: list[Operand | None] = []
         self._columns: dict[str, tuple[Slot, str]] = {}
         self._operations: list[tuple[Slot, _Operation]] = []
+        self._calculates = False  # whether numpy may warn of overflow or division
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -66,7 +70,7 @@ class Program:
         key = ("literal", dtype.str, repr(value))  # repr: -0.0 is not 0.0, True is not 1
         if key in self._slots:
             return self._slots[key]
-        return self._new(key, Value(np.array(value, dtype=dtype), is_literal=True))
+        return self._new(key, Value(np.array(value, dtype=dtype), None, {}))
 
     def apply(
         self,
@@ -87,6 +91,7 @@ class Program:
         if key in self._slots:
             return self._slots[key]
         slot = self._new(key, None)
+        self._calculates |= function not in _QUIET
         self._operations.append((slot, _Operation(function, arguments, constants, place)))
         return slot
 
@@ -109,7 +114,7 @@ class Program:
                 slots[slot] = read_column(columns[name], rows)
             except CheckTypeError as error:
                 raise CheckTypeError(f"column {name!r}: {error}") from None
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore") if self._calculates else nullcontext():
             for slot, operation in self._operations:
                 arguments = [slots[argument] for argument in operation.arguments]
                 try:

@@ -109,7 +109,8 @@ class _Compiler:
             checks,
             tuple(Shadow(one.identity.name, _no_rows(one.outputs)) for one in self._beside),
         )
-        return Plan(actions, self._signature.request_inputs, no_rows, self._warnings)
+        inputs, outputs = self._signature.request_inputs, self._signature.first_columns
+        return Plan(actions, inputs, tuple(outputs), no_rows, self._warnings)
 
     def _action(self, index: int, stage: Stage) -> Action:
         if isinstance(stage, CheckStage):

@@ -76,6 +76,7 @@ class Plan:
 
     Attributes:
         inputs: what a request must hold for the first model; for a split, for any of its arms.
+        outputs: what one row of an answer holds.
         warnings: what the operator should know of the checks.
         joint_model: the only model, where checks of its results are all that follows: its runs
             may be shared by several requests. None where there is more to the pipeline.
@@ -85,10 +86,12 @@ class Plan:
         self,
         actions: Sequence[Action],
         inputs: tuple[TensorSpec, ...],
+        outputs: tuple[TensorSpec, ...],
         no_rows: Answer,
         warnings: Sequence[str],
     ) -> None:
         self.inputs = inputs
+        self.outputs = outputs
         self.warnings = tuple(warnings)
         self._actions = tuple(actions)
         first, rest = self._actions[0], self._actions[1:]

@@ -15,7 +15,8 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from engine.errors import ConflictError, EngineError, NotFoundError
-from engine.rest.errors import error_body, error_reply
+from engine.refusal import error_body
+from engine.rest.errors import error_reply
 from engine.rest.logs import LogEndpoint
 from engine.rest.metrics import CONTENT_TYPE, exposition
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-from engine.rest.errors import error_body
+from engine.refusal import error_body
 from engine.rest.media import JSON_TYPE, Reply
 
 if TYPE_CHECKING:

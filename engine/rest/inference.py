@@ -220,7 +220,8 @@ class Call(InferRequest):
     def _decode(self) -> Frame:
         if self._is_arrow():
             return read_arrow(self._body)
-        return read_json(self._body, self.pipeline.inputs)
+        is_echoed = self._records or self._head.reply_kind is not BodyKind.JSON
+        return read_json(self._body, self.pipeline.inputs, is_echoed=is_echoed)
 
     def _encode(self, result: InferResult) -> Reply:
         kind = self._head.reply_kind

@@ -100,6 +100,7 @@ class _Collector:
                 "Most rows that requests are run together with; 0 = request by request",
                 self._plane.batch_max_rows,
             ),
+            ("sagitta_flight_calls", "Open Flight calls", self._metrics.flight_calls),
             ("sagitta_slots", "Run slots", self._line.slots),
             ("sagitta_slots_busy", "Run slots in use", self._line.busy),
             ("sagitta_queue_requests", "Requests waiting for a slot", waiting_requests),

@@ -103,8 +103,8 @@ class EngineProtocol(LimitedProtocol):
         """Send a whole reply and let the connection's next request begin."""
         keep_alive = keep_alive and not self.service.plane.is_draining
         body = reply.body
-        fields = [b"%b: %b\r\n" % field for field in self.server_state.default_headers]
-        fields.extend(b"%b: %b\r\n" % field for field in reply.headers)
+        headers = (*self.server_state.default_headers, *reply.headers)
+        fields = [b"%b: %b\r\n" % field for field in headers]
         head = b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n%b\r\n" % (
             STATUS_LINE[reply.status],
             b"".join(fields),

@@ -41,4 +41,6 @@ def found_spec(output: Output) -> TensorSpec:
     dtype = output.values.dtype
     named = {element.numpy: element for element in ELEMENT_TYPES.values()}
     element = named.get(str(dtype), ELEMENT_TYPES["string"])  # texts of a sequence have a width
-    return TensorSpec(output.name, element, (None, *output.values.shape[1:]))
+    if output.per_row:
+        return TensorSpec(output.name, element, (None, *output.values.shape[1:]))
+    return TensorSpec(output.name, element, (None,) * (output.values.ndim + 1))

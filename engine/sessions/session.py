@@ -87,6 +87,10 @@ class ModelSession:
             )
         )
         self._input_names = names
+        # ONNX Runtime's wrapper would check the names again, which takes 2 us, and swap a provider
+        # that fails for another in silence; options that are shared save another 0.7 us.
+        self._run_native = getattr(self._session, "_sess", self._session).run
+        self._run_options = ort.RunOptions()
         declared = sorted(self._session.get_outputs(), key=lambda value: value.name)
         self._output_names = [value.name for value in declared]
         tensors = [value for value in declared if value.type.startswith("tensor(")]
@@ -133,7 +137,8 @@ class ModelSession:
             self._per_row = {name: all(fits) for name, fits in seen.items()}
         declared = {spec.name for spec in self.outputs}
         found = [found_spec(output) for output in outputs if output.name not in declared]
-        self.outputs = tuple(sorted((*self.outputs, *found), key=lambda spec: spec.name))
+        specs = map(self._row_output, (*self.outputs, *found))
+        self.outputs = tuple(sorted(specs, key=lambda spec: spec.name))
         return None
 
     def run(self, feeds: Sequence[Array], rows: int) -> tuple[Output, ...]:
@@ -159,9 +164,8 @@ class ModelSession:
 
     def _run_once(self, feeds: Sequence[Array]) -> list[object]:
         try:
-            return self._session.run(
-                self._output_names, dict(zip(self._input_names, feeds, strict=True))
-            )
+            inputs = dict(zip(self._input_names, feeds, strict=True))
+            return self._run_native(self._output_names, inputs, self._run_options)
         except ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
             raise SchemaMismatchError(
                 f"model {self.identity.name!r} refused the request's shapes: {_reason(error)}"
@@ -203,6 +207,11 @@ class ModelSession:
                 f"{sorted(map(str, fixed))}: it cannot be served by rows"
             )
         return next(iter(fixed), None)
+
+    def _row_output(self, spec: TensorSpec) -> TensorSpec:
+        """An output as one row has it: whole, where it has not one value per row."""
+        is_per_row = self._per_row.get(spec.name, True)
+        return spec if is_per_row else dataclasses.replace(spec, shape=(None, *spec.shape))
 
     def _declared_per_row(self, value: ort.NodeArg) -> bool:
         """Whether the output's first axis is, by its name or length, an input's first axis."""

@@ -1,0 +1,139 @@
+"""A result as the record batch of its outputs alone: the default reply of Arrow Flight.
+
+Column ``out.<name>`` holds output ``<name>``, one value per row: a scalar, or nested lists of the
+row's shape. An axis that the model declares is a fixed-size list, which has no offsets to write and
+send; an open axis is a list. Items are named ``inner`` and not null, as in the documented record.
+
+Rules that hold here:
+- A schema is made from what the model declares, before any row, and every batch keeps to it.
+- Values are views of the model's output.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import numpy as np
+import orjson
+import pyarrow as pa
+
+from engine.codecs.arrow_columns import ARROW_TYPES, arrow_array, is_list
+from engine.codecs.record_batch import equal_lists, rows_of
+from engine.errors import InferenceFailedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.values import Array, InferResult, TensorSpec
+
+__all__ = ["input_schema", "output_batch", "output_schema"]
+
+
+def input_schema(specs: Sequence[TensorSpec]) -> pa.Schema:
+    """What request batches are best sent as; every other accepted layout is read as well.
+
+    Args:
+        specs: the pipeline's inputs.
+
+    Returns:
+        One column per input: a flat list per row, of the row's size where the model declares it,
+        with the row's shape as ``tensor_type``.
+    """
+    fields = []
+    for spec in specs:
+        kind = _leaf_type(spec)
+        shape = spec.row_shape
+        if shape:
+            size = -1 if None in shape else math.prod(axis for axis in shape if axis is not None)
+            kind = pa.list_(pa.field("item", kind), size)
+        metadata = {"tensor_type": orjson.dumps({"shape": list(shape)})}
+        fields.append(pa.field(spec.name, kind, nullable=False, metadata=metadata))
+    return pa.schema(fields)
+
+
+def output_schema(specs: Sequence[TensorSpec]) -> pa.Schema:
+    """The schema of ``output_batch`` for a pipeline with these outputs, ordered by name."""
+    return pa.schema(
+        [
+            pa.field(
+                f"out.{spec.name}",
+                _nested(_leaf_type(spec), spec.row_shape),
+                nullable=False,
+                metadata={"tensor_type": orjson.dumps({"shape": list(spec.row_shape)})},
+            )
+            for spec in specs
+        ]
+    )
+
+
+def output_batch(result: InferResult, schema: pa.Schema) -> pa.RecordBatch:
+    """The outputs of a result as a batch of a schema made by ``output_schema``.
+
+    Args:
+        result: the answer.
+        schema: of the pipeline that gave it.
+
+    Returns:
+        One row per request row; its numbers are views of the model's outputs.
+
+    Raises:
+        SchemaMismatchError: an output has not one value per row.
+        InferenceFailedError: the model gave other outputs than it declares.
+    """
+    rows = result.frame.rows
+    if len(result.outputs) != len(schema):
+        raise InferenceFailedError(
+            f"the model gave the outputs {[output.name for output in result.outputs]} where it "
+            f"declares {schema.names}"
+        )
+    arrays = [
+        _array(rows_of(output, rows), field.type)
+        for output, field in zip(result.outputs, schema, strict=True)
+    ]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _array(values: Array, kind: pa.DataType) -> pa.Array:
+    """``[rows, …]`` as an array of a type that ``_nested`` made."""
+    if values.dtype.kind == "O" and len(values) and isinstance(values[0], np.ndarray):
+        return pa.array([value.tolist() for value in values], kind)
+    levels = _levels(values, kind)
+    array = arrow_array(values.ravel())
+    for index in range(len(levels) - 1, -1, -1):
+        level, axis = levels[index], values.shape[index + 1]
+        count = math.prod(values.shape[: index + 1])
+        if pa.types.is_fixed_size_list(level):
+            array = pa.Array.from_buffers(level, count, [None], null_count=0, children=[array])
+        else:
+            array = equal_lists(array, count, axis, level.value_field)
+    return array
+
+
+def _levels(values: Array, kind: pa.DataType) -> list[pa.DataType]:
+    """The list types of an array's axes, from the outermost."""
+    levels = []
+    for axis in values.shape[1:]:
+        fits = is_list(kind) and getattr(kind, "list_size", axis) == axis
+        if not fits:
+            break
+        levels.append(kind)
+        kind = kind.value_type
+    if len(levels) < values.ndim - 1 or is_list(kind):
+        raise InferenceFailedError(
+            f"the model gave an output of shape {list(values.shape)} where it declares {kind}"
+        )
+    return levels
+
+
+def _leaf_type(spec: TensorSpec) -> pa.DataType:
+    dtype = np.dtype(spec.element.numpy)
+    if dtype.kind == "O":
+        return pa.string()
+    return pa.bool_() if dtype.kind == "b" else ARROW_TYPES[dtype]
+
+
+def _nested(kind: pa.DataType, shape: Sequence[int | None]) -> pa.DataType:
+    for axis in reversed(shape):
+        kind = pa.list_(pa.field("inner", kind, nullable=False), -1 if axis is None else axis)
+    return kind

@@ -1,0 +1,313 @@
+"""The inferences of one Flight call: its batches in, their answers out, one after the other.
+
+Which thread runs what: the handler's own thread, which gRPC made for the call, reads, checks,
+prepares, encodes and writes. It also runs the model when a slot is free and nobody waits; otherwise
+its request stands in the line, where it is run with others of its kind, by this thread or another.
+
+Rules that hold here:
+- A batch is checked before anything looks at a value: types by a whitelist, rows and bytes by
+  limits, then ``validate(full=True)``. Unvalidated Arrow data can crash the process.
+- The end of the stream means nothing: a killed client looks like one that is done. What counts is
+  the answer to each batch.
+- Whether the client still waits is asked before a run; no slot is held while reading or writing.
+- A call lives longer than a pipeline: each batch is answered by the one that is served by then, as
+  long as the reply keeps its schema.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from engine._proto.sagitta.flight.v1 import flight_pb2
+from engine.codecs.arrow_ipc import check_schema, row_shapes
+from engine.codecs.output_batch import output_batch, output_schema
+from engine.codecs.record_batch import record_batch
+from engine.errors import (
+    DeadlineExceededError,
+    DecodeError,
+    EngineError,
+    InternalError,
+    NotReadyError,
+    PayloadTooLargeError,
+)
+from engine.flight.errors import CancelledError
+from engine.metrics import RequestSample
+from engine.request import InferRequest
+from engine.values import Frame, InferResult
+
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+    import pyarrow.flight as fl
+
+    from engine.batching.line import Line
+    from engine.codecs.ipc_guard import IpcLimits
+    from engine.dataplane import DataPlane, RunningPipeline
+    from engine.flight.descriptors import Wanted
+    from engine.metrics import Metrics
+
+    Part = tuple[pa.RecordBatch, bytes]
+
+__all__ = ["FlightService", "InferCall"]
+
+POLL_S: Final = 0.05  # how often a thread that waits in the line looks whether its client does
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class FlightService:
+    """What every call shares.
+
+    Attributes:
+        plane: answers the requests.
+        line: bounds the runs.
+        metrics: counts them.
+        limits: what one batch may hold.
+        request_timeout_s: after this long a batch that still waits is answered with an error.
+    """
+
+    plane: DataPlane
+    line: Line[InferRequest]
+    metrics: Metrics
+    limits: IpcLimits
+    request_timeout_s: float
+
+
+class _BatchRequest(InferRequest):
+    """One batch of a call."""
+
+    __slots__ = ("context",)
+
+    def __init__(
+        self, pipeline: RunningPipeline, context: fl.ServerCallContext, turn: threading.Lock
+    ) -> None:
+        super().__init__(pipeline)
+        self.context = context
+        self.turn = turn
+
+    def is_gone(self) -> bool:
+        """Whether the client has cancelled, died or passed its deadline."""
+        return self.is_abandoned or bool(self.context.is_cancelled())
+
+    def settle(self) -> None:
+        """Wake the handler's thread, unless it is this one."""
+        if self.queued_ns and self.batch is None and self.turn is not None:
+            self.turn.release()
+
+
+class InferCall:
+    """One call; used by its handler's thread alone, but for ``is_busy``.
+
+    Attributes:
+        is_busy: whether a batch is being answered; read by the thread that stops the server.
+        schema: of the replies; None before the first.
+    """
+
+    def __init__(
+        self,
+        service: FlightService,
+        context: fl.ServerCallContext,
+        wanted: Wanted,
+        reader: fl.MetadataRecordBatchReader,
+    ) -> None:
+        """Begin a call; waits for the schema of the request.
+
+        Args:
+            service: what all calls share.
+            context: of the call.
+            wanted: what its descriptor says.
+            reader: of its batches.
+
+        Raises:
+            EngineError: there is no such pipeline, or the schema cannot be served.
+            CancelledError: the client has gone.
+        """
+        self._service = service
+        self._context = context
+        self._wanted = wanted
+        self._reader = reader
+        self._pipeline: RunningPipeline | None = None
+        self._outputs: pa.Schema | None = None
+        self._turn = threading.Lock()
+        self._turn.acquire()
+        self._sequence = 0
+        self.is_busy = False
+        self.schema: pa.Schema | None = None
+        self._find_pipeline()
+        try:
+            schema = reader.schema
+        except (pa.ArrowException, OSError) as error:
+            raise self._unreadable(error) from None
+        check_schema(schema, service.limits)
+        self._names: list[str] = schema.names
+        self._row_shapes = row_shapes(schema)
+
+    def next_batch(self) -> pa.RecordBatch | None:
+        """Wait for a batch; None at the end of the stream.
+
+        Raises:
+            DecodeError: what came is no Arrow data.
+            CancelledError: the client has gone.
+        """
+        self.is_busy = False
+        batch = None
+        while batch is None:  # a message may hold metadata alone
+            try:
+                batch = self._reader.read_chunk().data
+            except StopIteration:
+                return None
+            except (pa.ArrowException, OSError) as error:
+                raise self._unreadable(error) from None
+        self.is_busy = True
+        return batch
+
+    def answer(self, batch: pa.RecordBatch) -> InferResult:
+        """Check a batch and run it.
+
+        Raises:
+            EngineError: it cannot be answered.
+            CancelledError: nobody waits for its answer.
+        """
+        service = self._service
+        try:
+            request = _BatchRequest(self._find_pipeline(), self._context, self._turn)
+            request.size_bytes = self._check(batch)
+            columns = dict(zip(self._names, batch.columns, strict=True))
+            request.prepare(Frame(batch.num_rows, columns, row_shapes=self._row_shapes))
+            result = self._run(request)
+        except EngineError as error:
+            service.metrics.record_error(error.code)
+            raise
+        service.metrics.record(
+            RequestSample(
+                result.frame.rows,
+                time.monotonic_ns() - request.started_ns,
+                request.queue_ns,
+                sum(result.elapsed_ns[1:]),
+            )
+        )
+        return result
+
+    def reply(self, result: InferResult) -> list[Part]:
+        """An answer as the batches that go out, each with its ``app_metadata``; sets ``schema``.
+
+        Raises:
+            EngineError: the answer does not fit the reply.
+        """
+        batch = self._reply_batch(result)
+        rows = result.frame.rows
+        most_bytes = self._wanted.max_reply_bytes
+        parts = 1
+        if rows > 1 and most_bytes:
+            parts = min(-(-batch.nbytes // most_bytes), rows)
+        metadata = flight_pb2.BatchReply(
+            sequence=self._sequence, rows=rows, parts=parts, elapsed_ns=result.elapsed_ns
+        )
+        self._sequence += 1
+        if parts <= 1:
+            return [(batch, metadata.SerializeToString())]
+        divided: list[Part] = []
+        for part in range(parts):
+            start, end = rows * part // parts, rows * (part + 1) // parts
+            metadata.part = part
+            divided.append((batch.slice(start, end - start), metadata.SerializeToString()))
+        return divided
+
+    def _find_pipeline(self) -> RunningPipeline:
+        plane, name = self._service.plane, self._wanted.pipeline
+        pipeline = plane.running if name is None else plane.named(name)
+        if pipeline is not self._pipeline:
+            outputs = output_schema(pipeline.outputs)
+            if self._outputs is not None and not self._outputs.equals(outputs):
+                raise NotReadyError(
+                    "the pipeline was replaced by one whose outputs differ: open a new stream"
+                )
+            self._pipeline, self._outputs = pipeline, outputs
+        return pipeline
+
+    def _check(self, batch: pa.RecordBatch) -> int:
+        """Refuse a batch that is too large or not sound; its size in bytes."""
+        limits = self._service.limits
+        if batch.num_rows > limits.rows:
+            raise PayloadTooLargeError(
+                f"a batch of {batch.num_rows} rows: at most {limits.rows} are accepted; send "
+                "several batches"
+            )
+        size_bytes: int = batch.get_total_buffer_size()
+        if size_bytes > limits.decoded_bytes:
+            raise PayloadTooLargeError(
+                f"a batch of {size_bytes} bytes: at most {limits.decoded_bytes} are accepted; "
+                "send several batches"
+            )
+        try:
+            batch.validate(full=True)
+        except pa.ArrowException as error:
+            text = str(error).partition("\n")[0][:300]
+            raise DecodeError(f"the batch is not valid Arrow data: {text}") from None
+        return size_bytes
+
+    def _run(self, request: _BatchRequest) -> InferResult:
+        service = self._service
+        if self._context.is_cancelled():
+            service.metrics.record_cancelled()
+            raise CancelledError
+        if service.line.enter(request):
+            try:
+                service.plane.answer([request])
+            finally:
+                service.line.release()
+        else:
+            self._wait(request)
+        outcome = request.outcome
+        if isinstance(outcome, InferResult):
+            return outcome
+        if outcome is None:
+            raise CancelledError
+        if isinstance(outcome, EngineError):
+            raise outcome
+        raise InternalError(f"{type(outcome).__name__}: {outcome}") from outcome
+
+    def _wait(self, request: _BatchRequest) -> None:
+        """Wait until the request is answered, or run the batch that this thread is given."""
+        line = self._service.line
+        deadline_s = time.monotonic() + self._service.request_timeout_s
+        while not self._turn.acquire(timeout=POLL_S):
+            is_late = time.monotonic() > deadline_s
+            if (is_late or self._context.is_cancelled()) and line.abandon(request):
+                if not is_late:
+                    raise CancelledError
+                raise DeadlineExceededError(
+                    f"no answer within {self._service.request_timeout_s:g} s "
+                    "(REQUEST_TIMEOUT_S): the engine is busy, or the batch too large for that time"
+                )
+        if request.batch is not None:
+            try:
+                self._service.plane.answer(request.batch)  # type: ignore[arg-type]
+            finally:
+                line.release()
+
+    def _reply_batch(self, result: InferResult) -> pa.RecordBatch:
+        if not self._wanted.as_records:
+            self.schema = self._outputs
+            return output_batch(result, self._outputs)
+        batch = record_batch(result)
+        if self.schema is None:
+            self.schema = batch.schema
+        elif self.schema != batch.schema:
+            try:
+                batch = pa.RecordBatch.from_arrays(batch.columns, schema=self.schema)
+            except (pa.ArrowException, TypeError) as error:
+                raise NotReadyError(
+                    "the pipeline was replaced by one whose records differ: open a new stream"
+                ) from error
+        return batch
+
+    def _unreadable(self, error: Any) -> Exception:  # noqa: ANN401 - pyarrow's own, untyped
+        if self._context.is_cancelled():
+            return CancelledError()
+        text = str(error).partition("\n")[0][:300]
+        return DecodeError(f"the stream cannot be read as Arrow data: {text}")

@@ -1,0 +1,70 @@
+"""Engine errors to Flight errors: a gRPC status for the machine, the documented body for both.
+
+Rules that hold here:
+- Nothing but what this module makes may leave a handler: any other exception would take its
+  traceback, with file paths, to the client.
+- A client's fault is a FlightServerError (status UNKNOWN): Flight has no class for invalid
+  arguments that carries no traceback. ``extra_info`` has the number that tells.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
+
+import pyarrow.flight as fl
+
+from engine.errors import DeadlineExceededError, Fault, UnauthorizedError
+from engine.refusal import refusal_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final
+
+__all__ = ["CancelledError", "flight_error", "guarded"]
+
+_KINDS: Final = {
+    Fault.CLIENT: fl.FlightServerError,
+    Fault.CAPACITY: fl.FlightUnavailableError,
+    Fault.SERVER: fl.FlightInternalError,
+}
+_KINDS_BY_CODE: Final = {
+    UnauthorizedError.code: fl.FlightUnauthenticatedError,
+    DeadlineExceededError.code: fl.FlightTimedOutError,
+}
+
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
+
+
+class CancelledError(Exception):
+    """The client is gone or has given up: nobody reads what is answered."""
+
+
+def flight_error(error: BaseException) -> fl.FlightError:
+    """What a handler raises instead of ``error``.
+
+    Args:
+        error: anything; what is not an EngineError counts as a bug, and is logged as one.
+
+    Returns:
+        The Flight error, with ``extra_info`` ``{"code", "status", "error", "source"}``.
+    """
+    if isinstance(error, CancelledError):
+        return fl.FlightCancelledError("the call was cancelled by the client")
+    refusal = refusal_of(error)
+    kind = _KINDS_BY_CODE.get(refusal.code) or _KINDS[refusal.fault]
+    return kind(refusal.text, refusal.body)
+
+
+def guarded(handler: Callable[Parameters, Result]) -> Callable[Parameters, Result]:
+    """Wrap a handler so that every exception leaves as ``flight_error`` makes it."""
+
+    @functools.wraps(handler)
+    def guard(*arguments: Parameters.args, **options: Parameters.kwargs) -> Result:
+        try:
+            return handler(*arguments, **options)
+        except Exception as error:  # noqa: BLE001 - see the module's first rule
+            raise flight_error(error) from None
+
+    return guard
