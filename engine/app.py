@@ -26,13 +26,10 @@ import uvloop
 
 from engine.batching.line import BatchPolicy, Line
 from engine.codecs.ipc_guard import IpcLimits
-from engine.codecs.record_batch import record_batch
-from engine.config import resolve_persist_dir
 from engine.console import flush, log_to_stdout
 from engine.dataplane import DataPlane
 from engine.errors import StartupError
-from engine.loading import load_pipeline
-from engine.logring import LogRing
+from engine.loading import load_pipeline, open_log
 from engine.metrics import Metrics
 from engine.rest.app import metrics_app, rest_app
 from engine.rest.connection import sweep
@@ -101,7 +98,7 @@ class _Engine:
         log.info("Accelerator: %s", config.accelerator)
         self.partition = config.edge.edge_name if config.edge else socket.gethostname()
         metrics = Metrics()
-        self.log = _open_log(config)
+        self.log = open_log(config, log.warning)
         self.plane = DataPlane(metrics, self.log)
         self.line: Line[InferRequest] = Line(
             self.threads,
@@ -289,16 +286,6 @@ class _Engine:
             sweep(server.server_state.connections)
         if self._loop is not None:
             self._loop.call_later(SWEEP_S, self._sweep)
-
-
-def _open_log(config: EngineConfig) -> LogRing | None:
-    """The log of inferences, where LOCAL_INFERENCE_STORAGE asks for one."""
-    if config.log_storage_bytes is None:
-        return None
-    persist_dir, warning = resolve_persist_dir(config.persist_dir)
-    if warning is not None:
-        log.warning(warning)
-    return LogRing(persist_dir / "log", config.log_storage_bytes, record_batch)
 
 
 def _tls(config: EngineConfig) -> TlsFiles | None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from engine.batching.cost import RunCost
     from engine.batching.line import BatchPolicy
-    from engine.logring import LogRing, RingStats
+    from engine.logring import LogRing
     from engine.metrics import Metrics
     from engine.pipeline.plan import Answer, Plan
     from engine.request import InferRequest
@@ -188,7 +188,7 @@ class DataPlane:
             log: keeps the answers; None where the log is off.
         """
         self._metrics = metrics
-        self._log = log
+        self.log = log
         self._running: RunningPipeline | None = None
         self._identity: PipelineIdentity | None = None
         self._models: tuple[ServedModel, ...] = ()
@@ -251,26 +251,7 @@ class DataPlane:
 
     def answer(self, requests: Sequence[InferRequest]) -> None:
         """Run requests of one key on the calling thread, which holds a slot, and answer them."""
-        answer(requests, self._metrics, self._log)
-
-    @property
-    def log(self) -> LogRing:
-        """The log of inferences.
-
-        Raises:
-            NotFoundError: it is off; the text names the two variables that turn it on.
-        """
-        if self._log is None:
-            raise NotFoundError(
-                "the inference log is off: start the engine with LOCAL_INFERENCE_STORAGE and "
-                "PLATEAU_PAGE_SIZE to keep one"
-            )
-        return self._log
-
-    @property
-    def log_stats(self) -> RingStats | None:
-        """What the log counts; None where it is off."""
-        return None if self._log is None else self._log.stats()
+        answer(requests, self._metrics, self.log)
 
     def announce(self, identity: PipelineIdentity, models: tuple[ServedModel, ...]) -> None:
         """Tell what is being loaded."""

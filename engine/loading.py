@@ -1,4 +1,4 @@
-"""From ``PIPELINE_URL`` to a running pipeline: find, verify, load, warm up.
+"""From the configuration to a running pipeline: find, verify, load, warm up; and to its log.
 
 Rules that hold here:
 - Runs on a thread of its own while the engine already answers health probes.
@@ -13,7 +13,10 @@ from typing import TYPE_CHECKING
 
 from engine.batching.cost import RunCost
 from engine.batching.line import BatchPolicy
+from engine.codecs.record_batch import record_batch
+from engine.config import resolve_persist_dir
 from engine.dataplane import RunningPipeline, ServedModel
+from engine.logring import LogRing
 from engine.pipeline.compiler import compile_plan
 from engine.pipeline.definition import DefinitionDraft, parse_definition
 from engine.pipeline.plan import PlanOptions
@@ -28,12 +31,13 @@ from engine.values import ModelIdentity, PipelineIdentity
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from engine.config import EngineConfig
     from engine.dataplane import DataPlane
     from engine.pipeline.definition import DynamicBatching, ModelDraft
     from engine.pipeline.steps import ModelKey
     from engine.publish.artifact import Artifact
 
-__all__ = ["load_pipeline"]
+__all__ = ["load_pipeline", "open_log"]
 
 _session_lock = threading.Lock()  # ONNX Runtime must not create sessions concurrently
 
@@ -149,3 +153,21 @@ def _version(artifact: Artifact, declared: str | None) -> str:
 
 def _list(specs: Sequence[object]) -> str:
     return "; ".join(map(str, specs)) or "none declared"
+
+
+def open_log(config: EngineConfig, warn: Callable[[str], None]) -> LogRing | None:
+    """Open the log of inferences where LOCAL_INFERENCE_STORAGE asks for one.
+
+    Args:
+        config: The whole configuration.
+        warn: Takes what the operator should know.
+
+    Returns:
+        The log, not started; None where it is off.
+    """
+    if config.log_storage_bytes is None:
+        return None
+    persist_dir, warning = resolve_persist_dir(config.persist_dir)
+    if warning is not None:
+        warn(warning)
+    return LogRing(persist_dir / "log", config.log_storage_bytes, record_batch)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from array import array
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -22,44 +22,29 @@ import pyarrow as pa
 from engine.logring.context import numpy_type
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
-    from engine.values import Array, InferResult
+    from engine.values import Array, InferResult, Output
 
-__all__ = ["Kind", "raw_columns"]
+__all__ = ["Kind", "raw_columns", "row_bytes"]
 
 _SMALL_BYTES = 1 << 16  # below this a copy is cheaper than a view
+_DOUBLE = ("d", "d")
 _CODES = {  # Python types of a JSON column's values -> codes of array and of numpy
-    frozenset({float}): ("d", "d"),
-    frozenset({float, int}): ("d", "d"),
+    frozenset({float}): _DOUBLE,
+    frozenset({float, int}): _DOUBLE,
     frozenset({int}): ("q", "l"),
 }
 
-RawColumn = tuple[str, tuple[int, ...], "bytes | memoryview"]  # code, shape of a row, values
+Kind = tuple[str, str, str, tuple[int, ...]]  # group, column, numpy's type code, shape of a row
+RawColumn = tuple[str, tuple[int, ...], "bytes | memoryview"]  # type code, shape of a row, values
+_COUNT: Kind = ("anomaly", "count", "I", ())
 
 
-class Kind(NamedTuple):
-    """What tells one raw column from another: same kinds, same context.
-
-    Attributes:
-        group: ``in``, ``out`` or ``anomaly``.
-        name: of the column.
-        code: numpy's character for the element type.
-        shape: of one row.
-    """
-
-    group: str
-    name: str
-    code: str
-    shape: tuple[int, ...]
-
-    @property
-    def row_bytes(self) -> int:
-        """Bytes of one row."""
-        return math.prod(self.shape) * np.dtype(self.code).itemsize
-
-
-_COUNT = Kind("anomaly", "count", "I", ())
+def row_bytes(kind: Kind) -> int:
+    """Bytes of one row of a column."""
+    return math.prod(kind[3]) * np.dtype(kind[2]).itemsize
 
 
 def raw_columns(result: InferResult) -> tuple[list[Kind], list[bytes | memoryview]] | None:
@@ -70,53 +55,75 @@ def raw_columns(result: InferResult) -> tuple[list[Kind], list[bytes | memoryvie
         return None
     kinds: list[Kind] = []
     values: list[bytes | memoryview] = []
-    for name in sorted(frame.columns) if len(frame.columns) > 1 else frame.columns:
-        column = frame.columns[name]
-        raw = _raw_list(column) if isinstance(column, list) else _raw_arrow(column)
+    columns = frame.columns
+    for name in sorted(columns) if len(columns) > 1 else columns:
+        column = columns[name]
+        if isinstance(column, list):
+            raw = _raw_list(column, may_hold_bool=frame.has_literals)
+        else:
+            raw = _raw_arrow(column)
         if raw is None:
             return None
-        kinds.append(Kind("in", name, raw[0], raw[1]))
+        kinds.append(("in", name, raw[0], raw[1]))
         values.append(raw[2])
-    groups = [("out", result.outputs)]
-    groups += [(f"out_{shadow.model_name}", shadow.outputs) for shadow in result.shadows]
-    for group, outputs in groups:
-        for output in outputs:
-            array = output.values
-            raw = _raw_array(array, array.shape[1:] if output.per_row else array.shape)
-            if raw is None or not (output.per_row or rows == 1):
-                return None
-            kinds.append(Kind(group, output.name, raw[0], raw[1]))
-            values.append(raw[2])
+    if not _add_outputs("out", result.outputs, rows, kinds, values):
+        return None
+    for shadow in result.shadows:
+        if not _add_outputs(f"out_{shadow.model_name}", shadow.outputs, rows, kinds, values):
+            return None
     kinds.append(_COUNT)
     if result.checks is None:
         values.append(bytes(4 * rows))
         return kinds, values
     values.append(result.checks.count.tobytes())
     for name, flag in sorted(result.checks.flags.items()):
-        kinds.append(Kind("anomaly", name, "?", ()))
+        kinds.append(("anomaly", name, "?", ()))
         values.append(flag.tobytes())
     return kinds, values
 
 
-def _raw_list(column: list[object]) -> RawColumn | None:
+def _add_outputs(
+    group: str,
+    outputs: Sequence[Output],
+    rows: int,
+    kinds: list[Kind],
+    values: list[bytes | memoryview],
+) -> bool:
+    """Add a group's columns; False where one cannot be raw."""
+    for output in outputs:
+        array = output.values
+        raw = _raw_array(array, array.shape[1:] if output.per_row else array.shape)
+        if raw is None or not (output.per_row or rows == 1):
+            return False
+        kinds.append((group, output.name, raw[0], raw[1]))
+        values.append(raw[2])
+    return True
+
+
+def _raw_list(column: list[Any], *, may_hold_bool: bool) -> RawColumn | None:
+    """A JSON column as pyarrow would infer it: float64, or int64 where all are integers."""
     shape: tuple[int, ...] = ()
-    flat: list[Any] = column
+    flat = column
     first = column[0]
     if isinstance(first, list):
         shape = (len(first),)
-        rows: list[Any] = column
-        if len(rows) == 1:
+        if len(column) == 1:
             flat = first
-        elif set(map(type, rows)) != {list} or set(map(len, rows)) != {len(first)}:
+        elif set(map(type, column)) != {list} or set(map(len, column)) != {len(first)}:
             return None
         else:
-            flat = list(chain.from_iterable(rows))
-    code = _CODES.get(frozenset(map(type, flat)))
-    if code is None:
+            flat = list(chain.from_iterable(column))
+    if not flat:
         return None
+    if may_hold_bool or type(flat[0]) is not float:
+        code = _CODES.get(frozenset(map(type, flat)))
+        if code is None:
+            return None
+    else:
+        code = _DOUBLE  # numbers, the first of them a float: array refuses what is no number
     try:
         return code[1], shape, array(code[0], flat).tobytes()
-    except OverflowError:
+    except (OverflowError, TypeError):
         return None
 
 

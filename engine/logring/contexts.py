@@ -34,7 +34,9 @@ class ContextTable:
     def __init__(self) -> None:
         self.pages = 0
         self._numbers: OrderedDict[bytes, int] = OrderedDict()  # most recent last
-        self._last_use: OrderedDict[int, int] = OrderedDict()  # number -> row; oldest use first
+        self._last_use: OrderedDict[int, int] = (
+            OrderedDict()
+        )  # number -> row after its last; oldest use first
         self._next = 0
         self._added: list[bytes] = []
 
@@ -50,7 +52,7 @@ class ContextTable:
         self.pages = pages(txn, db)
 
     def number(self, txn: Txn, db: Database, context: LogContext, row: int) -> int:
-        """The context's number, for a record that starts at ``row``; stored where it is new."""
+        """The context's number, for records that start before ``row``; stored where it is new."""
         number = self._numbers.get(context.blob)
         if number is None or number not in self._last_use:
             number = self._next
@@ -67,7 +69,7 @@ class ContextTable:
         """Delete the contexts that only rows before ``first_row`` named."""
         while self._last_use:
             number, row = next(iter(self._last_use.items()))
-            if row >= first_row:
+            if row > first_row:
                 break
             txn.delete(number_key(number), db=db)
             del self._last_use[number]

@@ -16,17 +16,19 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import struct
+from array import array
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from engine.logring.columns import Kind, raw_columns
+from engine.logring.columns import Kind, raw_columns, row_bytes
 from engine.logring.context import OWN_COLUMNS, LogContext, list_depth, numpy_type, without
 from engine.logring.header import ARROW, HEADER, RAW
 
 if TYPE_CHECKING:
+    from typing import Any
+
     from engine.values import InferResult
 
 __all__ = ["MAX_COLUMN_BYTES", "LogEncoder", "Record"]
@@ -58,10 +60,10 @@ class Record:
 
     def value(self, context_number: int) -> bytes:
         """The value to store."""
-        steps = len(self.elapsed_ns)
+        elapsed_ns = self.elapsed_ns
         form = ARROW if self.context.shapes is None else RAW
-        head = HEADER.pack(form, steps, context_number, self.rows, self.time_ms)
-        return b"".join((head, struct.pack(f"<{steps}Q", *self.elapsed_ns), *self.body))
+        head = HEADER.pack(form, len(elapsed_ns), context_number, self.rows, self.time_ms)
+        return b"".join((head, array("Q", elapsed_ns).tobytes(), *self.body))
 
 
 class LogEncoder:
@@ -77,6 +79,7 @@ class LogEncoder:
         self._batch_of = batch_of
         self._max_column_bytes = max_column_bytes
         # a key has the ids of the identities: the entry keeps them alive, so that no other has them
+        self._last: tuple[Any, ...] = (None, None)  # key, its context, and who has the ids
         self._known: dict[object, tuple[LogContext, object, object]] = {}
 
     def encode(self, result: InferResult, max_bytes: int) -> list[Record]:
@@ -93,13 +96,16 @@ class LogEncoder:
         if raw is not None:
             kinds, values = raw
             key = (id(result.model), id(result.pipeline), result.partition, *kinds)
-            known = self._known.get(key)
-            context = self._learn(key, kinds, result) if known is None else known[0]
+            last_key, context, *_ = self._last
+            if key != last_key:  # most requests are like the one before them
+                known = self._known.get(key)
+                context = self._learn(key, kinds, result) if known is None else known[0]
+                self._last = key, context, result.model, result.pipeline
             if context.shapes is not None:
                 if len(values) > len(context.shapes):
                     limit = self._max_column_bytes
                     kept = zip(kinds, values, strict=True)
-                    values = [value for kind, value in kept if kind.row_bytes <= limit]
+                    values = [value for kind, value in kept if row_bytes(kind) <= limit]
                 return _split_raw(context, result, values, max_bytes)
         return self._encode_arrow(result, max_bytes)
 
@@ -117,10 +123,10 @@ class LogEncoder:
             if field.name not in OWN_COLUMNS
             for leaf in field.type
         ]
-        same = leaves == [(kind.group, kind.name, kind.code, len(kind.shape)) for kind in kinds]
-        large = [kind for kind in kinds if kind.row_bytes > self._max_column_bytes]
-        dropped = [f"{kind.group}.{kind.name}" for kind in large]
-        shapes = [kind.shape for kind in kinds if kind not in large]
+        same = leaves == [(group, name, code, len(shape)) for group, name, code, shape in kinds]
+        large = [kind for kind in kinds if row_bytes(kind) > self._max_column_bytes]
+        dropped = [f"{kind[0]}.{kind[1]}" for kind in large]
+        shapes = [kind[3] for kind in kinds if kind not in large]
         context = LogContext.make(
             without(batch.schema, dropped), shapes if same else None, _constants(batch, dropped)
         )

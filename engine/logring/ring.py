@@ -40,7 +40,7 @@ __all__ = ["LogRing"]
 
 log = logging.getLogger("sagitta")
 
-_RECORD_BYTES = 1 << 17  # larger answers are split: LMDB looks for the pages of a value in a row
+_RECORD_BYTES = 1 << 18  # larger answers are split: LMDB looks for the pages of a value in a row
 _SLACK_BYTES = 64  # of LMDB's own in the pages of a value
 _CLOSED = "closed"
 
@@ -123,7 +123,9 @@ class LogRing:
             # an answer that has no form as records, e.g. an output that is not one value per row
             self._not_kept(result.frame.rows, "no_record_form", error)
             return []
-        if any([record.size > largest for record in records]):
+        if len(records) == 1 and records[0].size <= largest:
+            return records
+        if any(record.size > largest for record in records):
             too_large = sum([record.rows for record in records if record.size > largest])
             self._not_kept(too_large, "too_large")
             records = [record for record in records if record.size <= largest]

@@ -173,10 +173,11 @@ def evict(txn: Txn, count: int, page_bytes: int) -> int:
     if not cursor.set_range(ROW_KEY.pack(ROW_KEY_BASE)):
         return 0
     while freed < wanted:
-        size = len(cursor.value())
+        size = len(cursor.value())  # 0 behind the last record: no value is empty
+        if not size:
+            break
         # a value of half a page or more has pages of its own
         freed += size + 24 if size < page_bytes // 2 else -(-(size + 16) // page_bytes) * page_bytes
+        cursor.delete()
         deleted += 1
-        if not cursor.delete() or not cursor.key():
-            break
     return deleted

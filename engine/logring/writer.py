@@ -98,8 +98,12 @@ class RowWriter:
             if skipped or live > store.budget_pages:
                 live, first = self._evict(txn, need, next_row=row)
             self._note_disorder(txn, records)
+            stop = row + sum([record.rows for record in records])
+            context, number = None, 0
             for record in records:
-                number = self._contexts.number(txn, store.contexts, record.context, row)
+                if record.context is not context:  # answers of one run share theirs
+                    context = record.context
+                    number = self._contexts.number(txn, store.contexts, context, stop)
                 key = ROW_KEY.pack(ROW_KEY_BASE + row)
                 txn.put(key, record.value(number), append=True)
                 row += record.rows

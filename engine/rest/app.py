@@ -59,8 +59,8 @@ def rest_app(service: Service, partition: str) -> ASGIApp:
 
     async def healthz(_request: Request) -> Response:
         health: dict[str, object] = {"status": plane.state}
-        stats = plane.log_stats
-        if stats is not None:
+        if plane.log is not None:
+            stats = plane.log.stats()
             health["log"] = {
                 "status": stats.closed or stats.failing or "Keeping",
                 "rows_kept": stats.rows_kept,

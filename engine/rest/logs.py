@@ -21,6 +21,7 @@ from engine.codecs.arrow_ipc import write_arrow_file, write_arrow_stream
 from engine.codecs.dataset import EVERYTHING, parse_dataset
 from engine.codecs.pandas_records import write_batch_records
 from engine.codecs.record_batch import focus
+from engine.errors import NotFoundError
 from engine.logring import parse_query, status_text
 from engine.rest.media import ARROW_FILE, ARROW_STREAM, RECORDS, BodyKind, reply_kind
 
@@ -59,6 +60,11 @@ class LogEndpoint:
             SchemaMismatchError: the dataset parameters name no column.
         """
         log = self._plane.log
+        if log is None:
+            raise NotFoundError(
+                "the inference log is off: start the engine with LOCAL_INFERENCE_STORAGE and "
+                "PLATEAU_PAGE_SIZE to keep one"
+            )
         parameters = request.query_params.multi_items()
         dataset = parse_dataset(parameters) or EVERYTHING
         kind = reply_kind(request.headers.get("accept", "").encode("latin-1"))

@@ -108,9 +108,8 @@ class _Collector:
             ("sagitta_queue_bytes", "InferRequest bytes waiting for a slot", waiting_bytes),
         ):
             yield GaugeMetricFamily(name, text, value=value)
-        stats = self._plane.log_stats
-        if stats is not None:
-            yield from log_families(stats)
+        if self._plane.log is not None:
+            yield from log_families(self._plane.log.stats())
 
 
 def exposition(
