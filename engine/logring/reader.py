@@ -96,7 +96,7 @@ class _PageReader:
     def read(self) -> LogPage:
         status = None
         while status is None:
-            with self._store.env.begin(buffers=True) as txn:
+            with self._store.reads.entered(), self._store.env.begin(buffers=True) as txn:
                 status = self._gather(txn)
         pieces = self._pieces[::-1] if self._query.descending else self._pieces
         batch = to_batch(pieces) if pieces else None
@@ -108,7 +108,10 @@ class _PageReader:
     def _gather(self, txn: Txn) -> str | None:
         """Copy rows out: the page's status once it is complete, None to go on later."""
         cursor = txn.cursor()
-        if not self._seek(txn, cursor):
+        oldest = first_row(txn)
+        if self._pieces and not self._query.descending and (oldest or 0) > (self._row or 0):
+            return "RecordLimited"  # evicted since the last transaction: a page has no hole
+        if oldest is None or not self._seek(txn, cursor, oldest):
             return "All"
         step = cursor.prev if self._query.descending else cursor.next
         bytes_before = self._bytes_left
@@ -122,18 +125,15 @@ class _PageReader:
                 status = "All"
             if status is not None:
                 return status
-            if bytes_before - self._bytes_left > _COPY_BYTES:
+            if self._store.reads.is_paused or bytes_before - self._bytes_left > _COPY_BYTES:
                 break
         return None
 
-    def _seek(self, txn: Txn, cursor: Cursor[memoryview]) -> bool:
+    def _seek(self, txn: Txn, cursor: Cursor[memoryview], oldest: int) -> bool:
         """Move to the record that the next row is in; False where there is none."""
         if self._query.descending:
             self._row = min(stop_row(txn), ROW_KEY_BASE if self._row is None else self._row)
             return self._row > 0 and _find(cursor, self._row - 1, forward=False)
-        oldest = first_row(txn)
-        if oldest is None:
-            return False
         self._row = max(oldest, self._row or 0)
         if self._query.time_range_ms is not None:
             self._row = max(self._row, self._earliest(cursor, oldest, stop_row(txn)))

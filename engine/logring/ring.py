@@ -74,7 +74,7 @@ class LogRing:
         self._limit_bytes = limit_bytes
         self._encoder = LogEncoder(batch_of, max_column_bytes=max_column_bytes)
         self._counters = Counters()
-        self._gate = Gate()
+        self._gate = Gate(is_open=False)
         self._lock = threading.Lock()
         self._writer: RowWriter | None = None
         self._broken = False
@@ -265,13 +265,8 @@ class LogRing:
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[RowWriter | None]:
-        if not self._gate.enter():
-            yield None
-            return
-        try:
-            yield self._writer
-        finally:
-            self._gate.leave()
+        with self._gate.entered() as is_open:
+            yield self._writer if is_open else None
 
     def page(self, query: PageQuery) -> LogPage:
         """Read one page; see ``read_page``.

@@ -8,6 +8,7 @@ Rules that hold here:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import logging
 import os
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import lmdb
 
+from engine.logring.gate import Gate
 from engine.logring.header import read_header
 
 if TYPE_CHECKING:
@@ -61,6 +63,8 @@ class Store:
         floor_row: no new row may have a smaller number, whatever the file holds.
         owner: descriptor that holds the lock on the folder.
         disorder_ms: the largest step back that the clock has made between two rows.
+        reads: every read transaction is inside it while it lasts, so that a writer without room can
+            wait for what they pin.
         known_contexts: contexts that were read, by number.
         damaged_rows: where damaged records were met; each is told once.
     """
@@ -75,6 +79,7 @@ class Store:
     floor_row: int
     owner: int
     disorder_ms: int = 0
+    reads: Gate = dataclasses.field(default_factory=functools.partial(Gate, is_open=True))
     known_contexts: dict[int, LogContext] = dataclasses.field(default_factory=dict)
     damaged_rows: set[int] = dataclasses.field(default_factory=set)
 

@@ -31,6 +31,7 @@ _AHEAD_PAGES = 64  # evict a little ahead, so that most appends need not evict a
 _NODE_BYTES = 24  # what LMDB adds to a small value: key, node and slot
 _UPLOADED_TO = b"uploaded_to"
 _DISORDER_MS = b"disorder_ms"
+_PATIENCE_S = 1.0  # for readers to leave
 _JITTER_MS = 1_000  # answers are logged in about the order of their times
 
 
@@ -73,21 +74,32 @@ class RowWriter:
             lmdb.MapFullError: there is no room even after evicting a few times.
             lmdb.Error: the disk refuses; nothing was written.
         """
+        try:
+            self._commit(records)
+        except lmdb.MapFullError:
+            # a reader that the machine has put to sleep may be pinning what was freed meanwhile
+            with self.store.reads.paused(timeout_s=_PATIENCE_S):
+                self._commit_in_full_map(records)
+
+    def _commit_in_full_map(self, records: Sequence[Record]) -> None:
         for left in reversed(range(_MAP_FULL_TRIES)):
             try:
                 self._commit(records)
             except lmdb.MapFullError:
-                self._contexts.roll_back()
                 if not left:
                     raise
                 self._evict_apart()
-            except BaseException:
-                self._contexts.roll_back()
-                raise
             else:
                 return
 
     def _commit(self, records: Sequence[Record]) -> None:
+        try:
+            self._write(records)
+        except BaseException:
+            self._contexts.roll_back()
+            raise
+
+    def _write(self, records: Sequence[Record]) -> None:
         store = self.store
         first, row = self.first_row, self.next_row
         skipped, need = self._skip(records)
