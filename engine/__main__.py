@@ -34,6 +34,7 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "serve": Command("engine.__main__:serve", "serve the published pipeline"),
+    "logs": Command("engine.commands.logs:run", "read the inference log"),
 }
 
 

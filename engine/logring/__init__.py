@@ -2,7 +2,10 @@
 
 from engine.logring.counters import RingStats
 from engine.logring.failures import Failure
+from engine.logring.files import StoreUnavailableError
+from engine.logring.opening import open_to_read
 from engine.logring.pages import LogPage, PageQuery, parse_query, status_text
+from engine.logring.reader import read_batches, read_page
 from engine.logring.ring import LogRing
 
 __all__ = [
@@ -11,6 +14,10 @@ __all__ = [
     "LogRing",
     "PageQuery",
     "RingStats",
+    "StoreUnavailableError",
+    "open_to_read",
     "parse_query",
+    "read_batches",
+    "read_page",
     "status_text",
 ]

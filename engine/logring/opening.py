@@ -14,29 +14,30 @@ Rules that hold here:
 
 from __future__ import annotations
 
-import contextlib
-import datetime
-import fcntl
-import json
 import logging
 import os
 import pathlib
-import struct
 
 import lmdb
 import lmdb.verify
 
 from engine.errors import ConfigError
-from engine.logring.store import Store, evict, file_stamp, first_row, pages, stop_row
+from engine.logring.files import (
+    StoreUnavailableError,
+    find_damage,
+    own_folder,
+    read_state,
+    set_aside,
+)
+from engine.logring.store import Store, evict, first_row, pages, stop_row
 
-__all__ = ["StoreUnavailableError", "open_store"]
+__all__ = ["open_store", "open_to_read"]
 
 log = logging.getLogger("sagitta")
 
 MIN_LIMIT_BYTES = 1 << 20  # below this LMDB's own pages leave no room to work with
 OVERHEAD_BYTES = 64 << 10  # lock.mdb, owner.lock, state.json and the folder itself
 LOCK_BYTES = 8192  # of lock.mdb, with LMDB's default of 126 readers
-SET_ASIDE_SHARE = 8  # a damaged file keeps at most this fraction of the limit
 ROW_GAP = 1 << 20  # rows that may have been numbered after state.json was last written
 
 _FORMAT = b"sagitta-log-1"
@@ -47,27 +48,6 @@ _REFUSED = (
     lmdb.IncompatibleError,
     lmdb.PageNotFoundError,
 )
-_DAMAGE = (  # what a hostile file makes the verifier raise, besides what it reports
-    lmdb.verify.VerifyError,
-    struct.error,
-    IndexError,
-    ValueError,
-    OverflowError,
-    MemoryError,
-    RecursionError,
-)
-
-
-class StoreUnavailableError(Exception):
-    """The ring cannot be opened now; trying again later may help.
-
-    Attributes:
-        reason: one word for counters: ``in_use`` or ``disk``.
-    """
-
-    def __init__(self, reason: str, text: str) -> None:
-        super().__init__(text)
-        self.reason = reason
 
 
 def open_store(directory: pathlib.Path, limit_bytes: int) -> Store:
@@ -90,7 +70,7 @@ def open_store(directory: pathlib.Path, limit_bytes: int) -> Store:
         )
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        owner = _own(directory)
+        owner = own_folder(directory)
     except OSError as error:
         raise StoreUnavailableError("disk", f"{directory}: {error.strerror}") from error
     try:
@@ -102,68 +82,63 @@ def open_store(directory: pathlib.Path, limit_bytes: int) -> Store:
         raise
 
 
-def _own(directory: pathlib.Path) -> int:
-    descriptor = os.open(directory / "owner.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+def open_to_read(directory: pathlib.Path) -> Store:
+    """Open the ring of an engine that does not run, without changing anything in it.
+
+    Args:
+        directory: the ring's folder; may be on a read-only disk.
+
+    Returns:
+        The store; its lock keeps an engine from starting on it meanwhile.
+
+    Raises:
+        StoreUnavailableError: there is none, an engine has it, or it is damaged.
+    """
+    data = directory / "data.mdb"
+    if not data.is_file():
+        raise StoreUnavailableError("disk", f"{directory} holds no inference log")
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise StoreUnavailableError(
-            "in_use", f"{directory} belongs to another running engine"
-        ) from error
-    return descriptor
+        owner = own_folder(directory, os.O_RDONLY)
+    except OSError as error:
+        raise StoreUnavailableError("disk", f"{directory}: {error}") from error
+    try:
+        damage = find_damage(data, read_state(directory)[1])
+        if damage is not None:
+            raise StoreUnavailableError("disk", f"{data} is damaged: {damage}")
+        env = lmdb.open(
+            str(directory), readonly=True, lock=False, max_dbs=3, create=False, lib_version=0
+        )
+        return Store(
+            directory=directory,
+            env=env,
+            contexts=env.open_db(b"contexts", create=False),
+            failures=env.open_db(b"failures", create=False),
+            about=env.open_db(b"about", create=False),
+            map_bytes=env.info()["map_size"],
+            page_bytes=env.stat()["psize"],
+            floor_row=0,
+            owner=owner,
+        )
+    except BaseException as error:
+        os.close(owner)
+        if isinstance(error, OSError | lmdb.Error):
+            raise StoreUnavailableError("disk", f"{directory}: {error}") from error
+        raise
 
 
 def _open_owned(directory: pathlib.Path, limit_bytes: int, owner: int) -> Store:
     data = directory / "data.mdb"
     for leftover in directory.glob("data.mdb.new*"):
         leftover.unlink()
-    floor, closed = _read_state(directory)
-    damage = _damage(data, closed)
+    floor, closed = read_state(directory)
+    damage = find_damage(data, closed)
     if damage is None:
         try:
             return _open_checked(directory, limit_bytes, owner, floor)
         except _REFUSED as error:
             damage = str(error)
-    _set_aside(data, limit_bytes, damage)
+    set_aside(data, limit_bytes, damage)
     return _open_checked(directory, limit_bytes, owner, floor + ROW_GAP if floor else 0)
-
-
-def _read_state(directory: pathlib.Path) -> tuple[int, object]:
-    """The row that numbering had reached, and the stamp of the file if it was closed by us."""
-    try:
-        state = json.loads((directory / "state.json").read_text())
-        return int(state["next_row"]), state.get("closed")
-    except (OSError, ValueError, TypeError, KeyError):
-        return 0, None
-
-
-def _damage(data: pathlib.Path, closed: object) -> str | None:
-    """What is wrong with the file, if anything; a file closed by us and untouched since is good."""
-    if not data.exists() or closed == file_stamp(data):
-        return None
-    if data.stat().st_size == 0:
-        data.unlink()
-        return None
-    try:
-        problems = lmdb.verify.verify(str(data.parent))  # type: ignore[no-untyped-call]
-    except _DAMAGE as error:
-        return str(error)
-    return str(problems[0]) if problems else None
-
-
-def _set_aside(data: pathlib.Path, limit_bytes: int, damage: str) -> None:
-    """Keep the newest damaged file, cut so that the folder stays within its limit."""
-    for older in data.parent.glob("data.mdb.bad-*"):
-        older.unlink()
-    now = datetime.datetime.now(datetime.UTC)
-    kept = data.with_name(f"data.mdb.bad-{now:%Y%m%dT%H%M%SZ}")
-    data.rename(kept)
-    if kept.stat().st_size > limit_bytes // SET_ASIDE_SHARE:
-        os.truncate(kept, limit_bytes // SET_ASIDE_SHARE)
-    with contextlib.suppress(FileNotFoundError):
-        (data.parent / "lock.mdb").unlink()
-    log.error("the inference log was damaged and is set aside as %s: %s", kept, damage)
 
 
 def _open_checked(directory: pathlib.Path, limit_bytes: int, owner: int, floor: int) -> Store:

@@ -24,8 +24,9 @@ import pyarrow as pa
 from engine.errors import EngineError, NotReadyError
 from engine.logring.counters import Counters, RingStats
 from engine.logring.failures import FAILURE_SCHEMA, Failure, FailureLog, read_failures
+from engine.logring.files import StoreUnavailableError
 from engine.logring.gate import Gate
-from engine.logring.opening import StoreUnavailableError, open_store
+from engine.logring.opening import open_store
 from engine.logring.pages import LogPage, PageQuery
 from engine.logring.reader import read_batches, read_page
 from engine.logring.record import MAX_COLUMN_BYTES, LogEncoder, Record

@@ -113,6 +113,11 @@ class Store:
         temporary.write_text(json.dumps(state))
         temporary.replace(self.directory / "state.json")
 
+    def release(self) -> None:
+        """Close what was opened to read."""
+        self.env.close()
+        os.close(self.owner)
+
     def close(self, next_row: int, *, clean: bool) -> None:
         """Sync, close, and give the folder back; no thread may be using the environment.
 

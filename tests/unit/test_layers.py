@@ -13,7 +13,7 @@ LAYERS = [
     {"request"},
     {"dataplane"},
     {"flight", "loading", "rest"},
-    {"app", "ops"},
+    {"app", "commands", "ops"},
     {"__main__"},
 ]
 RANK = {part: row for row, parts in enumerate(LAYERS) for part in parts}
