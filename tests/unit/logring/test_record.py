@@ -10,8 +10,9 @@ from engine.logring import LogRing, PageQuery
 from engine.logring.decode import copy_piece, to_batch
 from engine.logring.header import read_header
 from engine.logring.record import LogEncoder
-from engine.values import ModelIdentity, Output
+from engine.values import CheckResult, ModelIdentity, Output, RowModels, Shadow
 
+CHALLENGER = ModelIdentity("challenger", "v", "a" * 64)
 FLOATS = np.arange(12, dtype=np.float32).reshape(3, 4)
 
 
@@ -66,6 +67,34 @@ CASES = {
         {"tensor": [[1.0]]}, 1, outputs=(Output("boxes", FLOATS, per_row=False),)
     ),
     "no finite numbers": answer({"tensor": fixed(np.array([[np.nan, np.inf]]))}, 1),
+    "validations": answer(
+        {"tensor": [[1.0], [2.0], [3.0]]},
+        3,
+        checks=CheckResult(
+            np.array([0, 2, 1], np.uint32),
+            {
+                "late": np.array([False, True, True]),
+                "early": np.array([False, True, False]),
+            },
+            (),
+        ),
+    ),
+    "challengers": answer(
+        {"tensor": [[1.0], [2.0]]},
+        2,
+        shadows=(
+            Shadow("xgb", outputs(variable=FLOATS[:2, :1])),
+            Shadow("gbr", outputs(variable=FLOATS[1:, :1])),
+        ),
+    ),
+    "rows sent to several models": answer(
+        {"tensor": [[1.0], [2.0], [3.0]]},
+        3,
+        outputs=outputs(
+            _model_split=np.array([["a"], ["a"], ["b"]], object), y=FLOATS[:, :1].copy()
+        ),
+        row_models=RowModels((MODEL, CHALLENGER), np.array([0, 0, 1])),
+    ),
     "three steps": answer({"tensor": [[1.0]]}, 1, elapsed_ns=(1, 2, 3, 2**63)),
 }
 
