@@ -37,6 +37,7 @@ COMMANDS = {
     "publish": Command("engine.commands.publish:run", "publish ONNX models as a pipeline"),
     "pull": Command("engine.commands.pull:run", "fetch a publish, for later or for elsewhere"),
     "inspect": Command("engine.commands.inspect:run", "show what a publish holds"),
+    "logs": Command("engine.commands.logs:run", "read the inference log"),
 }
 
 

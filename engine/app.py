@@ -2,10 +2,10 @@
 
 Start order: sockets, so that a taken port ends the start at once; HTTP, so that probes are
 answered; then the pipeline, on a thread of its own. Stop order: readiness, listeners and
-connections, Flight calls, the line of waiting requests, the slot threads.
+connections, Flight calls, the line of waiting requests, the slot threads, the log.
 
 Threads: the main thread runs the event loop; ``loader`` loads the pipeline; ``slot-N`` run models;
-gRPC makes one for each Flight call.
+``log-sync`` makes the log durable; gRPC makes one for each Flight call.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from engine.codecs.ipc_guard import IpcLimits
 from engine.console import flush, log_to_stdout
 from engine.dataplane import DataPlane
 from engine.errors import StartupError
-from engine.loading import load_pipeline
+from engine.loading import load_pipeline, open_log
 from engine.metrics import Metrics
 from engine.options import PersistFolder, pull_options, read_tokens
 from engine.publish.reference import parse_reference
@@ -104,7 +104,8 @@ class _Engine:
         log.info("Accelerator: %s", config.accelerator)
         self.partition = config.edge.edge_name if config.edge else socket.gethostname()
         metrics = Metrics()
-        self.plane = DataPlane(metrics)
+        self.log = open_log(config.log_storage_bytes, self.persist.path)
+        self.plane = DataPlane(metrics, self.log)
         self.line: Line[InferRequest] = Line(
             self.threads,
             self.plane.answer,
@@ -136,7 +137,7 @@ class _Engine:
         grace_s = self.config.shutdown_grace_s - DRAIN_S
         listeners = []
         for name, port, app, files in (
-            ("HTTP", self.config.http_port, rest_app(self.service), tls),
+            ("HTTP", self.config.http_port, rest_app(self.service, self.partition), tls),
             (
                 "METRICS",
                 self.config.metrics_port,
@@ -160,6 +161,8 @@ class _Engine:
             log.info("Listening: %s on %s:%d%s", name, host, bound, " (TLS)" if files else "")
         self._flight = self._listen_flight(tls)
         self.line.start()
+        if self.log is not None:
+            self.log.start()
         self._loader.start()
         loop.call_later(SWEEP_S, self._sweep)
         runs = [
@@ -176,6 +179,8 @@ class _Engine:
         has_flight_ended = self._flight is None or self._flight.stop(grace_s - DRAIN_S)
         ended = self.line.close(grace_s) and self.plane.close(grace_s)
         self._loader.join(timeout=grace_s)
+        if self.log is not None:
+            self.log.close(timeout_s=grace_s)
         self.persist.close()
         if not ended or self._loader.is_alive():
             log.warning("a model was still running after SHUTDOWN_GRACE_S: leaving it behind")

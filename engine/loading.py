@@ -1,4 +1,4 @@
-"""From ``PIPELINE_URL`` to a running pipeline: find, verify, load, warm up.
+"""From the configuration to a running pipeline: find, verify, load, warm up; and to its log.
 
 Rules that hold here:
 - Runs on a thread of its own while the engine already answers health probes.
@@ -13,7 +13,9 @@ from typing import TYPE_CHECKING
 
 from engine.batching.cost import RunCost
 from engine.batching.line import BatchPolicy
+from engine.codecs.record_batch import record_batch
 from engine.dataplane import RunningPipeline, ServedModel
+from engine.logring import LogRing
 from engine.pipeline.compiler import compile_plan
 from engine.pipeline.definition import DefinitionDraft, parse_definition
 from engine.pipeline.plan import PlanOptions
@@ -27,6 +29,7 @@ from engine.values import ModelIdentity, PipelineIdentity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from engine.dataplane import DataPlane
     from engine.pipeline.definition import DynamicBatching, ModelDraft
@@ -35,7 +38,7 @@ if TYPE_CHECKING:
     from engine.publish.pull import PullOptions
     from engine.publish.reference import Reference
 
-__all__ = ["load_pipeline"]
+__all__ = ["load_pipeline", "open_log"]
 
 _session_lock = threading.Lock()  # ONNX Runtime must not create sessions concurrently
 
@@ -159,3 +162,18 @@ def _version(artifact: Artifact, declared: str | None) -> str:
 
 def _list(specs: Sequence[object]) -> str:
     return "; ".join(map(str, specs)) or "none declared"
+
+
+def open_log(storage_bytes: int | None, persist_dir: Path) -> LogRing | None:
+    """Open the log of inferences where LOCAL_INFERENCE_STORAGE asks for one.
+
+    Args:
+        storage_bytes: How much disk the log may take; None where it is off.
+        persist_dir: The resolved ``PERSIST_DIR``.
+
+    Returns:
+        The log, not started; None where it is off.
+    """
+    if storage_bytes is None:
+        return None
+    return LogRing(persist_dir / "log", storage_bytes, record_batch)

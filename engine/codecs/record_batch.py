@@ -37,7 +37,15 @@ if TYPE_CHECKING:
         Shadow,
     )
 
-__all__ = ["equal_lists", "metadata_values", "record_batch", "row_model_texts", "rows_of"]
+__all__ = [
+    "equal_lists",
+    "focus",
+    "leaf_columns",
+    "metadata_values",
+    "record_batch",
+    "row_model_texts",
+    "rows_of",
+]
 
 
 def record_batch(result: InferResult, dataset: Dataset = EVERYTHING) -> pa.RecordBatch:
@@ -54,15 +62,42 @@ def record_batch(result: InferResult, dataset: Dataset = EVERYTHING) -> pa.Recor
     Raises:
         SchemaMismatchError: as for ``write_records``.
     """
-    rows = result.frame.rows
-    leaves = _leaf_arrays(result)
+    return _select(_leaf_arrays(result), result.frame.rows, dataset)
+
+
+def focus(batch: pa.RecordBatch, dataset: Dataset) -> pa.RecordBatch:
+    """Rows of the log with the columns that a dataset chooses, nested or flat; no values copied.
+
+    Args:
+        batch: rows in the documented log schema.
+        dataset: which columns, nested or flat.
+
+    Raises:
+        SchemaMismatchError: the dataset names an unknown column.
+    """
+    return _select(leaf_columns(batch), batch.num_rows, dataset)
+
+
+def leaf_columns(batch: pa.RecordBatch) -> dict[Path, tuple[pa.Field, pa.Array]]:
+    """The columns of rows of the log by their full paths, in their order."""
+    leaves: dict[Path, tuple[pa.Field, pa.Array]] = {}
+    for field, column in zip(batch.schema, batch.columns, strict=True):
+        if pa.types.is_struct(field.type):
+            for index, leaf in enumerate(field.type):
+                leaves[field.name, leaf.name] = (leaf, column.field(index))
+        else:
+            leaves[field.name,] = (field, column)
+    return leaves
+
+
+def _select(
+    leaves: dict[Path, tuple[pa.Field, pa.Array]], rows: int, dataset: Dataset
+) -> pa.RecordBatch:
     selection = dataset.select(list(leaves))
     fields, arrays = _nest(selection, leaves)
-    return (
-        pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
-        if fields
-        else (pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([]))))
-    )
+    if not fields:
+        return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([])))
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
 
 def _leaf_arrays(result: InferResult) -> dict[Path, tuple[pa.Field, pa.Array]]:

@@ -1,3 +1,3 @@
-"""The commands beside ``serve`` that people type: publish, pull, inspect."""
+"""The commands beside ``serve`` that people type."""
 
 __all__: list[str] = []
