@@ -1,6 +1,5 @@
 """The engine's own counters."""
 
-
 from engine.metrics import Histogram, Metrics
 
 

@@ -196,3 +196,98 @@ def test_it_prints_its_state(line, gate):
     line.submit(entry(rows=7))
 
     assert repr(line) == "<Line [1 of 1 slots busy, 1 waiting, 7 rows]>"
+
+
+def waiting(**options):
+    """An entry whose caller waits on a thread of its own."""
+    made = entry(**options)
+    made.turn = threading.Lock()
+    made.turn.acquire()
+    return made
+
+
+def test_a_free_slot_is_taken_by_the_thread_that_has_the_work(line):
+    first, second = waiting(), waiting()
+
+    assert line.enter(first)
+    assert not line.enter(second)
+    line.release()
+
+    assert second.turn.acquire(timeout=DEADLINE_S)
+    assert second.batch == [second]
+    line.release()
+
+
+def test_a_slot_is_handed_to_the_first_thread_that_waits_with_what_it_may_run(line):
+    leader, follower = (waiting(key="a", max_rows=5) for _ in range(2))
+    threadless = entry(key="a", max_rows=5)
+    assert line.try_acquire()
+    assert not line.enter(leader)
+    line.submit(threadless)
+    assert not line.enter(follower)
+
+    line.release()
+
+    assert leader.turn.acquire(timeout=DEADLINE_S)
+    assert leader.batch == [leader, threadless, follower]
+    assert not follower.turn.acquire(blocking=False)  # woken by its answer, not by the slot
+    assert line.busy == 1
+    line.release()
+
+
+def test_a_thread_that_was_given_a_batch_cannot_leave(line):
+    leader, gone = waiting(), waiting()
+    assert line.try_acquire()
+    line.enter(gone)
+    line.enter(leader)
+
+    assert line.abandon(gone)
+    line.release()
+
+    assert leader.turn.acquire(timeout=DEADLINE_S)
+    assert not line.abandon(leader)
+    line.release()
+
+
+def held(rows, *, delay_s=DEADLINE_S, target_rows=4):
+    made = entry(rows=rows, key="a")
+    made.policy = BatchPolicy(10, target_rows=target_rows, delay_ns=int(delay_s * 1e9))
+    return made
+
+
+def test_an_entry_is_held_for_company_until_there_are_rows_enough(line, gate):
+    company = [held(1), held(1), held(2)]
+    for one in company:
+        line.submit(one)
+
+    gate.wait()
+
+    assert gate.batches == [company]
+
+
+def test_an_entry_is_held_no_longer_than_its_policy_says(line, gate):
+    alone = held(1, delay_s=0.001)
+    line.submit(alone)
+
+    gate.wait()
+
+    assert gate.batches == [[alone]]
+
+
+def test_a_thread_with_too_few_rows_waits_for_company(line):
+    alone = held(1)
+    alone.turn = threading.Lock()
+
+    assert not line.enter(alone)
+    assert line.abandon(alone)
+
+
+def test_nothing_is_held_when_the_line_closes(gate):
+    line = Line(1, gate, max_rows=100, max_bytes=1000)
+    line.start()
+    alone = held(1)
+    line.submit(alone)
+    gate.open()
+
+    assert line.close(DEADLINE_S)
+    assert gate.batches == [[alone]]
