@@ -8,6 +8,7 @@ Rules that hold here:
 from __future__ import annotations
 
 import hashlib
+import sys
 import threading
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from engine.pipeline.definition import DefinitionDraft, parse_definition
 from engine.pipeline.plan import PlanOptions
 from engine.pipeline.stages import find_stages
 from engine.publish.artifact import version_of
-from engine.publish.progress import line_progress
+from engine.publish.progress import progress_for
 from engine.publish.pull import open_artifact
 from engine.sessions.providers import check_provider, choose_providers
 from engine.sessions.session import ModelOptions, ModelSession
@@ -90,7 +91,7 @@ def load_pipeline(
         options=pull_options,
         read_models=read_models,
         report=report,
-        progress=line_progress(report),
+        progress=progress_for(sys.stderr, report),
     )
     definition = drafts[-1].resolve(artifact.layers)
     identity = PipelineIdentity(definition.id, _version(artifact, definition.version))

@@ -4,6 +4,7 @@ Rule that holds here: a part never sees ``EngineConfig``; what it needs is picke
 ``serve`` and for the commands that publish, pull and inspect.
 """
 
+import atexit
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -43,6 +44,7 @@ class PersistFolder:
             ) from error
         self.is_temporary = warning is not None
         if warning is not None:
+            atexit.register(self.close)  # for a start that fails half-way
             warn(warning)
 
     def close(self) -> None:

@@ -95,9 +95,9 @@ class ArtifactCache(WritableLayout):
         """
         part = self.part(blob)
         missing_bytes = blob.size_bytes - (part.stat().st_size if part.exists() else 0)
-        if missing_bytes > self._free_bytes():
+        if self._free_bytes() < missing_bytes <= self._free_bytes() + self._held_bytes():
             self._shrink(self.entries(), 0, {*needed, blob.digest})
-        if missing_bytes > self._free_bytes():
+        if self._free_bytes() < missing_bytes:
             raise FetchError(
                 f"blob {blob.digest} needs {missing_bytes} bytes more, {self.directory} has "
                 f"{self._free_bytes()} free"
@@ -152,6 +152,10 @@ class ArtifactCache(WritableLayout):
 
     def _free_bytes(self) -> int:
         return shutil.disk_usage(self.directory).free
+
+    def _held_bytes(self) -> int:
+        blobs = (self.directory / "blobs" / "sha256").iterdir()
+        return sum(path.lstat().st_size for path in blobs)
 
     def _wait_for(self, lock: int, report: Report) -> None:
         is_told = False

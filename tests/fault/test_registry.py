@@ -603,6 +603,20 @@ def test_a_cache_that_cannot_be_written_is_named(registry, tmp_path):
         open_quietly(reference, tmp_path / "oci", access=ANONYMOUS)
 
 
+def test_a_size_that_no_disk_has_drives_nothing_out(pull, registry, tmp_path):
+    for tag in "12":
+        models = {"m": tag.encode()}
+        registry.publish(definition(models), models, tag)
+        pull(f":{tag}")
+    registry.publish(definition(MODELS), MODELS, "3", size=1 << 62)
+    before = sorted((tmp_path / "persist" / "oci" / "blobs" / "sha256").iterdir())
+
+    with pytest.raises(FetchError, match="needs 4611686018427387904 bytes more"):
+        pull(":3")
+    after = sorted((tmp_path / "persist" / "oci" / "blobs" / "sha256").iterdir())
+    assert set(before) <= set(after)
+
+
 def test_old_publishes_leave_and_the_running_one_stays(pull, registry, tmp_path):
     contents = [b"model %d" % number for number in range(8)]
     pulled = []

@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 from support.artifacts import LayoutWriter, definition, open_quietly, sha256
@@ -202,3 +204,13 @@ def test_other_directories_are_not_layouts(writer, marker):
 
     with pytest.raises(StartupError, match="imageLayoutVersion"):
         open_layout(writer.directory)
+
+
+def test_serving_without_a_registry_loads_nothing_that_talks_to_one():
+    heavy = "{'oras', 'requests', 'urllib3', 'cryptography'}"
+    code = f"import sys, engine.app; print(*{heavy} & set(sys.modules))"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+
+    assert done.stdout.split() == []
