@@ -2,10 +2,10 @@
 
 Start order: sockets, so that a taken port ends the start at once; HTTP, so that probes are
 answered; then the pipeline, on a thread of its own. Stop order: readiness, listeners and
-connections, Flight calls, the line of waiting requests, the slot threads.
+connections, Flight calls, the line of waiting requests, the slot threads, the log.
 
 Threads: the main thread runs the event loop; ``loader`` loads the pipeline; ``slot-N`` run models;
-gRPC makes one for each Flight call.
+``log-sync`` makes the log durable; gRPC makes one for each Flight call.
 """
 
 from __future__ import annotations
@@ -29,17 +29,19 @@ from engine.codecs.ipc_guard import IpcLimits
 from engine.console import flush, log_to_stdout
 from engine.dataplane import DataPlane
 from engine.errors import StartupError
-from engine.loading import load_pipeline
+from engine.loading import load_pipeline, open_log
 from engine.metrics import Metrics
+from engine.options import PersistFolder, pull_options, read_tokens
+from engine.publish.reference import parse_reference
 from engine.rest.app import metrics_app, rest_app
 from engine.rest.connection import sweep
 from engine.rest.exchange import BodyBudget, Service
 from engine.rest.server import HttpServer, TlsFiles, listen
 from engine.rest.turn import Turn
 from engine.sessions.cpus import available_cpus, intra_op_threads
-from engine.tokens import TokenFile
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Final
 
     from engine.config import EngineConfig
@@ -55,11 +57,12 @@ GC_THRESHOLD: Final = (20_000, 50, 50)  # full collections pause for 100 ms in a
 log = logging.getLogger("sagitta")
 
 
-def serve(config: EngineConfig) -> int:
+def serve(config: EngineConfig, credential_files: tuple[Path, ...] = ()) -> int:
     """Run the engine until it is told to stop.
 
     Args:
         config: The whole configuration.
+        credential_files: Where Docker and Podman keep registry credentials.
 
     Returns:
         The exit code: 0.
@@ -68,7 +71,7 @@ def serve(config: EngineConfig) -> int:
         StartupError: A port is taken, or the pipeline cannot be served.
     """
     log_to_stdout(debug=config.debug)
-    engine = _Engine(config)
+    engine = _Engine(config, credential_files)
     uvloop.run(engine.run())
     engine.close()
     if engine.failure is not None:
@@ -80,7 +83,7 @@ def serve(config: EngineConfig) -> int:
 class _Engine:
     """All parts of one running engine."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, credential_files: tuple[Path, ...]) -> None:
         self.config = config
         self.failure: StartupError | None = None
         log.info("Sagitta Engine - Standalone mode")
@@ -88,6 +91,9 @@ class _Engine:
             log.debug(line)
         for warning in config.warnings:
             log.warning(warning)
+        self.reference = parse_reference(config.pipeline_url)
+        self.persist = PersistFolder(config, log.warning)
+        self.pull_options = pull_options(config, self.persist.path, credential_files)
         available, how = available_cpus()
         self.threads, warning_text = intra_op_threads(config.cpu_cores, available)
         if warning_text:
@@ -98,7 +104,8 @@ class _Engine:
         log.info("Accelerator: %s", config.accelerator)
         self.partition = config.edge.edge_name if config.edge else socket.gethostname()
         metrics = Metrics()
-        self.plane = DataPlane(metrics)
+        self.log = open_log(config.log_storage_bytes, self.persist.path)
+        self.plane = DataPlane(metrics, self.log)
         self.line: Line[InferRequest] = Line(
             self.threads,
             self.plane.answer,
@@ -113,7 +120,7 @@ class _Engine:
             max_body_bytes=config.max_body_bytes,
             request_timeout_s=config.request_timeout_s,
             records_by_default=config.inference_response == "records",
-            tokens=_read_tokens(config),
+            tokens=read_tokens(config),
         )
         self._servers: list[HttpServer] = []
         self._loader = threading.Thread(target=self._load, name="loader")
@@ -130,7 +137,7 @@ class _Engine:
         grace_s = self.config.shutdown_grace_s - DRAIN_S
         listeners = []
         for name, port, app, files in (
-            ("HTTP", self.config.http_port, rest_app(self.service), tls),
+            ("HTTP", self.config.http_port, rest_app(self.service, self.partition), tls),
             (
                 "METRICS",
                 self.config.metrics_port,
@@ -154,6 +161,8 @@ class _Engine:
             log.info("Listening: %s on %s:%d%s", name, host, bound, " (TLS)" if files else "")
         self._flight = self._listen_flight(tls)
         self.line.start()
+        if self.log is not None:
+            self.log.start()
         self._loader.start()
         loop.call_later(SWEEP_S, self._sweep)
         runs = [
@@ -170,6 +179,9 @@ class _Engine:
         has_flight_ended = self._flight is None or self._flight.stop(grace_s - DRAIN_S)
         ended = self.line.close(grace_s) and self.plane.close(grace_s)
         self._loader.join(timeout=grace_s)
+        if self.log is not None:
+            self.log.close(timeout_s=grace_s)
+        self.persist.close()
         if not ended or self._loader.is_alive():
             log.warning("a model was still running after SHUTDOWN_GRACE_S: leaving it behind")
         elif has_flight_ended:
@@ -209,8 +221,9 @@ class _Engine:
         started = time.monotonic()
         try:
             pipeline = load_pipeline(
-                self.config.pipeline_url,
+                self.reference,
                 self.plane,
+                pull_options=self.pull_options,
                 threads=self.threads,
                 batch=BatchPolicy(
                     self.config.max_batch_rows,
@@ -287,14 +300,3 @@ def _tls(config: EngineConfig) -> TlsFiles | None:
     if config.tls_cert_file is None or config.tls_key_file is None:
         return None
     return TlsFiles(config.tls_cert_file, config.tls_key_file, config.tls_client_ca_file)
-
-
-def _read_tokens(config: EngineConfig) -> TokenFile | None:
-    if config.api_token_file is None:
-        return None
-    try:
-        return TokenFile(config.api_token_file)
-    except OSError as error:
-        raise StartupError(
-            f"API_TOKEN_FILE {str(config.api_token_file)!r} cannot be read: {error.strerror}"
-        ) from error

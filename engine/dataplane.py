@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from engine.batching.cost import RunCost
     from engine.batching.line import BatchPolicy
+    from engine.logring import LogRing
     from engine.metrics import Metrics
     from engine.pipeline.plan import Answer, Plan
     from engine.request import InferRequest
@@ -81,7 +82,7 @@ class RunningPipeline:
         self.cost = cost
         self.policy: BatchPolicy | None = None
         self._plan = plan
-        self._partition = partition
+        self.partition = partition
         self._is_one_kind = all(None not in spec.row_shape for spec in plan.inputs)
 
     def allow_batches(self, wanted: BatchPolicy) -> str:
@@ -169,7 +170,7 @@ class RunningPipeline:
             elapsed_ns=(parse_ns, *answer.steps_ns),
             model=answer.model,
             pipeline=self.identity,
-            partition=self._partition,
+            partition=self.partition,
             checks=answer.checks,
             shadows=answer.shadows,
             row_models=answer.row_models,
@@ -182,9 +183,15 @@ class DataPlane:
     The state changes by replacing one reference; readers need no lock.
     """
 
-    def __init__(self, metrics: Metrics) -> None:
-        """Serve nothing yet; ``metrics`` counts the runs."""
+    def __init__(self, metrics: Metrics, log: LogRing | None = None) -> None:
+        """Serve nothing yet.
+
+        Args:
+            metrics: counts the runs.
+            log: keeps the answers; None where the log is off.
+        """
         self._metrics = metrics
+        self.log = log
         self._running: RunningPipeline | None = None
         self._identity: PipelineIdentity | None = None
         self._models: tuple[ServedModel, ...] = ()
@@ -246,8 +253,8 @@ class DataPlane:
         return running
 
     def answer(self, requests: Sequence[InferRequest]) -> None:
-        """Run requests of one key on the calling thread, which holds a slot; answer them."""
-        answer(requests, self._metrics)
+        """Run requests of one key on the calling thread, which holds a slot, and answer them."""
+        answer(requests, self._metrics, self.log)
 
     def announce(self, identity: PipelineIdentity, models: tuple[ServedModel, ...]) -> None:
         """Tell what is being loaded."""

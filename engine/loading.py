@@ -1,4 +1,4 @@
-"""From ``PIPELINE_URL`` to a running pipeline: find, verify, load, warm up.
+"""From the configuration to a running pipeline: find, verify, load, warm up; and to its log.
 
 Rules that hold here:
 - Runs on a thread of its own while the engine already answers health probes.
@@ -8,40 +8,47 @@ Rules that hold here:
 from __future__ import annotations
 
 import hashlib
+import sys
 import threading
 from typing import TYPE_CHECKING
 
 from engine.batching.cost import RunCost
 from engine.batching.line import BatchPolicy
+from engine.codecs.record_batch import record_batch
 from engine.dataplane import RunningPipeline, ServedModel
+from engine.logring import LogRing
 from engine.pipeline.compiler import compile_plan
 from engine.pipeline.definition import DefinitionDraft, parse_definition
 from engine.pipeline.plan import PlanOptions
 from engine.pipeline.stages import find_stages
 from engine.publish.artifact import version_of
+from engine.publish.progress import progress_for
 from engine.publish.pull import open_artifact
-from engine.publish.reference import parse_reference
 from engine.sessions.providers import check_provider, choose_providers
 from engine.sessions.session import ModelOptions, ModelSession
 from engine.values import ModelIdentity, PipelineIdentity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from engine.dataplane import DataPlane
     from engine.pipeline.definition import DynamicBatching, ModelDraft
     from engine.pipeline.steps import ModelKey
     from engine.publish.artifact import Artifact
+    from engine.publish.pull import PullOptions
+    from engine.publish.reference import Reference
 
-__all__ = ["load_pipeline"]
+__all__ = ["load_pipeline", "open_log"]
 
 _session_lock = threading.Lock()  # ONNX Runtime must not create sessions concurrently
 
 
 def load_pipeline(
-    url: str,
+    reference: Reference,
     plane: DataPlane,
     *,
+    pull_options: PullOptions,
     threads: int,
     batch: BatchPolicy,
     accelerator: str,
@@ -53,8 +60,9 @@ def load_pipeline(
     """Load the published pipeline and announce it to the data plane on the way.
 
     Args:
-        url: ``PIPELINE_URL``.
+        reference: What ``PIPELINE_URL`` names.
         plane: Is told what is being loaded; does not serve it yet.
+        pull_options: Registry, cache and signature key.
         threads: Intra-op threads of each session.
         batch: How requests are run together, where the model allows it; a published setting wins.
         accelerator: As in ``ACCELERATOR``.
@@ -78,7 +86,13 @@ def load_pipeline(
         drafts.append(draft)
         return draft.models
 
-    artifact = open_artifact(parse_reference(url), read_models=read_models, report=report)
+    artifact = open_artifact(
+        reference,
+        options=pull_options,
+        read_models=read_models,
+        report=report,
+        progress=progress_for(sys.stderr, report),
+    )
     definition = drafts[-1].resolve(artifact.layers)
     identity = PipelineIdentity(definition.id, _version(artifact, definition.version))
     served = tuple(
@@ -149,3 +163,18 @@ def _version(artifact: Artifact, declared: str | None) -> str:
 
 def _list(specs: Sequence[object]) -> str:
     return "; ".join(map(str, specs)) or "none declared"
+
+
+def open_log(storage_bytes: int | None, persist_dir: Path) -> LogRing | None:
+    """Open the log of inferences where LOCAL_INFERENCE_STORAGE asks for one.
+
+    Args:
+        storage_bytes: How much disk the log may take; None where it is off.
+        persist_dir: The resolved ``PERSIST_DIR``.
+
+    Returns:
+        The log, not started; None where it is off.
+    """
+    if storage_bytes is None:
+        return None
+    return LogRing(persist_dir / "log", storage_bytes, record_batch)

@@ -4,6 +4,7 @@ Rules that hold here:
 - A request that waited is dropped, not run, when its caller is gone by then.
 - A batch that fails is run again request by request: one bad request fails alone.
 - Whatever happens becomes the request's outcome; ``answer`` never raises.
+- With the log on, rows are committed before any answer of their run leaves.
 """
 
 from __future__ import annotations
@@ -19,13 +20,21 @@ if TYPE_CHECKING:
 
     from engine.batching.cost import RunCost
     from engine.metrics import Metrics
-    from engine.values import Array, Frame, InferResult, TensorSpec
+    from engine.values import Array, Frame, InferResult, PipelineIdentity, TensorSpec
 
 __all__ = ["InferRequest", "Runner", "answer"]
 
 
 class Runner(Protocol):
     """What a request needs of the pipeline that answers it."""
+
+    @property
+    def identity(self) -> PipelineIdentity:
+        """Its name and version."""
+
+    @property
+    def partition(self) -> str:
+        """Name of the edge or host."""
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -106,12 +115,23 @@ class InferRequest(Entry):
         raise NotImplementedError
 
 
-def answer(requests: Sequence[InferRequest], metrics: Metrics) -> None:
+class Log(Protocol):
+    """What keeps answers before their callers get them."""
+
+    def append(self, results: Sequence[InferResult]) -> int:
+        """Commit the rows of these answers; never raises for what the disk does."""
+
+    def append_failure(self, pipeline: PipelineIdentity, partition: str, error: str) -> None:
+        """Remember a request that failed."""
+
+
+def answer(requests: Sequence[InferRequest], metrics: Metrics, log: Log | None) -> None:
     """Run requests of one key on the calling thread, which holds a slot, and answer them.
 
     Args:
         requests: one, or several whose policy lets them be run together.
         metrics: counts the runs that were shared, and the requests that were not run.
+        log: keeps the answers, all of a run in one commit, before any of them leaves.
     """
     if len(requests) == 1 and not requests[0].queued_ns:
         _run_alone(requests[0])
@@ -131,8 +151,23 @@ def answer(requests: Sequence[InferRequest], metrics: Metrics) -> None:
     elif live:
         metrics.record_batch(len(live), sum(request.rows for request in live))
         _run_together(live)
+    if log is not None:
+        _keep(live, log)
     for request in live:
         request.settle()
+
+
+def _keep(requests: Sequence[InferRequest], log: Log) -> None:
+    """The log promise: an answer leaves only after its rows are committed."""
+    results = []
+    for request in requests:
+        outcome = request.outcome
+        if isinstance(outcome, Exception):
+            log.append_failure(request.pipeline.identity, request.pipeline.partition, str(outcome))
+        elif outcome is not None:
+            results.append(outcome)
+    if results:
+        log.append(results)
 
 
 def _run_alone(request: InferRequest) -> None:

@@ -20,7 +20,7 @@ import pyarrow as pa
 
 from engine.codecs.arrow_columns import ARROW_TYPES, arrow_array, is_list
 from engine.codecs.record_batch import equal_lists, rows_of
-from engine.errors import InferenceFailedError
+from engine.errors import ConflictError, InferenceFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -78,6 +78,7 @@ class OutputWriter:
         """Prepare to write results with these outputs, ordered by name."""
         self.schema = output_schema(specs)
         self._kinds = [field.type for field in self.schema]
+        self._names = [spec.name for spec in specs]
 
     def write(self, result: InferResult) -> pa.RecordBatch:
         """The outputs of a result.
@@ -90,12 +91,14 @@ class OutputWriter:
 
         Raises:
             SchemaMismatchError: an output has not one value per row.
-            InferenceFailedError: the model gave other outputs than it declares.
+            ConflictError: another model answered, whose outputs are not those of the stream.
+            InferenceFailedError: the model gave other shapes than it declares.
         """
-        if len(result.outputs) != len(self._kinds):
-            raise InferenceFailedError(
-                f"the model gave the outputs {[output.name for output in result.outputs]} where "
-                f"it declares {self.schema.names}"
+        names = [output.name for output in result.outputs]
+        if names != self._names:
+            raise ConflictError(
+                f"model {result.model.name!r} answered these rows with {names}, which cannot stand "
+                f"in a stream of {self._names}: ask for them in a stream of their own"
             )
         rows = result.frame.rows
         arrays = [

@@ -20,7 +20,12 @@ import pyarrow as pa
 from engine.codecs.arrow_columns import is_list, uniform_rows
 from engine.codecs.dataset import EVERYTHING, Dataset
 from engine.codecs.json_body import repeat_json
-from engine.codecs.record_batch import metadata_values, row_model_texts, rows_of
+from engine.codecs.record_batch import (
+    leaf_columns,
+    metadata_values,
+    row_model_texts,
+    rows_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -31,7 +36,7 @@ if TYPE_CHECKING:
 
     Text: TypeAlias = bytes | Callable[[], list[bytes]]
 
-__all__ = ["write_records"]
+__all__ = ["write_batch_records", "write_records"]
 
 NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
@@ -50,10 +55,33 @@ def write_records(result: InferResult, dataset: Dataset = EVERYTHING) -> bytes:
         SchemaMismatchError: the dataset names an unknown column, or an output has not one value
             per row.
     """
-    rows = result.frame.rows
-    if not rows:
+    if not result.frame.rows:
         return b"[]"
-    texts = _leaf_texts(result)
+    return _write_rows(_leaf_texts(result), result.frame.rows, dataset)
+
+
+def write_batch_records(batch: pa.RecordBatch, dataset: Dataset = EVERYTHING) -> bytes:
+    """Write rows of the log as pandas records, as ``write_records`` wrote them when they were new.
+
+    Args:
+        batch: rows in the documented log schema.
+        dataset: which columns, nested or flat.
+
+    Returns:
+        The JSON text, UTF-8; ``[]`` for no rows.
+
+    Raises:
+        SchemaMismatchError: the dataset names an unknown column.
+    """
+    if not batch.num_rows:
+        return b"[]"
+    texts: dict[Path, Text] = {
+        path: _bind(_column_texts, array) for path, (_, array) in leaf_columns(batch).items()
+    }
+    return _write_rows(texts, batch.num_rows, dataset)
+
+
+def _write_rows(texts: dict[Path, Text], rows: int, dataset: Dataset) -> bytes:
     selection = dataset.select(list(texts))
     template = _Template()
     _write_object(template, [(selection.key(path), texts[path]) for path in selection.paths])
@@ -71,7 +99,7 @@ def _leaf_texts(result: InferResult) -> dict[Path, Text]:
     for shadow in result.shadows:
         for output in shadow.outputs:
             path = (f"out_{shadow.model_name}", output.name)
-            texts[path] = _bind(_output_texts, output, frame.rows)
+            texts[path] = b"null" if shadow.is_missing else _bind(_output_texts, output, frame.rows)
     if result.checks is None:
         texts["anomaly", "count"] = b"0"
     else:

@@ -34,9 +34,18 @@ if TYPE_CHECKING:
         ModelIdentity,
         Output,
         RowModels,
+        Shadow,
     )
 
-__all__ = ["equal_lists", "metadata_values", "record_batch", "row_model_texts", "rows_of"]
+__all__ = [
+    "equal_lists",
+    "focus",
+    "leaf_columns",
+    "metadata_values",
+    "record_batch",
+    "row_model_texts",
+    "rows_of",
+]
 
 
 def record_batch(result: InferResult, dataset: Dataset = EVERYTHING) -> pa.RecordBatch:
@@ -53,15 +62,42 @@ def record_batch(result: InferResult, dataset: Dataset = EVERYTHING) -> pa.Recor
     Raises:
         SchemaMismatchError: as for ``write_records``.
     """
-    rows = result.frame.rows
-    leaves = _leaf_arrays(result)
+    return _select(_leaf_arrays(result), result.frame.rows, dataset)
+
+
+def focus(batch: pa.RecordBatch, dataset: Dataset) -> pa.RecordBatch:
+    """Rows of the log with the columns that a dataset chooses, nested or flat; no values copied.
+
+    Args:
+        batch: rows in the documented log schema.
+        dataset: which columns, nested or flat.
+
+    Raises:
+        SchemaMismatchError: the dataset names an unknown column.
+    """
+    return _select(leaf_columns(batch), batch.num_rows, dataset)
+
+
+def leaf_columns(batch: pa.RecordBatch) -> dict[Path, tuple[pa.Field, pa.Array]]:
+    """The columns of rows of the log by their full paths, in their order."""
+    leaves: dict[Path, tuple[pa.Field, pa.Array]] = {}
+    for field, column in zip(batch.schema, batch.columns, strict=True):
+        if pa.types.is_struct(field.type):
+            for index, leaf in enumerate(field.type):
+                leaves[field.name, leaf.name] = (leaf, column.field(index))
+        else:
+            leaves[field.name,] = (field, column)
+    return leaves
+
+
+def _select(
+    leaves: dict[Path, tuple[pa.Field, pa.Array]], rows: int, dataset: Dataset
+) -> pa.RecordBatch:
     selection = dataset.select(list(leaves))
     fields, arrays = _nest(selection, leaves)
-    return (
-        pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
-        if fields
-        else (pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([]))))
-    )
+    if not fields:
+        return pa.RecordBatch.from_struct_array(pa.array([{}] * rows, pa.struct([])))
+    return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
 
 def _leaf_arrays(result: InferResult) -> dict[Path, tuple[pa.Field, pa.Array]]:
@@ -78,7 +114,7 @@ def _leaf_arrays(result: InferResult) -> dict[Path, tuple[pa.Field, pa.Array]]:
         leaves["out", output.name] = _output_leaf(output, rows)
     for shadow in result.shadows:
         for output in shadow.outputs:
-            leaves[f"out_{shadow.model_name}", output.name] = _output_leaf(output, rows)
+            leaves[f"out_{shadow.model_name}", output.name] = _shadow_leaf(shadow, output, rows)
     leaves |= _check_leaves(result.checks, rows)
     for name, value in metadata_values(result).items():
         kind = _METADATA_TYPES[name]
@@ -95,6 +131,15 @@ def _output_leaf(output: Output, rows: int) -> tuple[pa.Field, pa.Array]:
     if output.name == SPLIT_COLUMN:
         return _leaf(output.name, array.type, array)  # recorded without a tensor type
     return _leaf(output.name, array.type, array, shape)
+
+
+def _shadow_leaf(shadow: Shadow, output: Output, rows: int) -> tuple[pa.Field, pa.Array]:
+    """A challenger's column: it may have no value, so that the schema does not depend on that."""
+    if not shadow.is_missing:
+        field, array = _output_leaf(output, rows)
+        return field.with_nullable(True), array
+    field, array = _output_leaf(output, 0)
+    return field.with_nullable(True), pa.nulls(rows, array.type)
 
 
 def _check_leaves(checks: CheckResult | None, rows: int) -> dict[Path, tuple[pa.Field, pa.Array]]:

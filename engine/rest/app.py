@@ -17,6 +17,7 @@ from starlette.routing import Route
 from engine.errors import ConflictError, EngineError, NotFoundError
 from engine.refusal import error_body
 from engine.rest.errors import error_reply
+from engine.rest.logs import LogEndpoint
 from engine.rest.metrics import CONTENT_TYPE, exposition
 
 if TYPE_CHECKING:
@@ -38,11 +39,12 @@ __all__ = ["metrics_app", "rest_app"]
 OPEN_PATHS = frozenset({"/healthz", "/livez"})  # probes carry no token
 
 
-def rest_app(service: Service) -> ASGIApp:
+def rest_app(service: Service, partition: str) -> ASGIApp:
     """The application behind the HTTP port.
 
     Args:
         service: what every connection shares.
+        partition: name of the edge, or of the host; cursors of the log go by it.
 
     Returns:
         An ASGI application without lifespan.
@@ -56,16 +58,19 @@ def rest_app(service: Service) -> ASGIApp:
         return _json({"models": plane.models()})
 
     async def healthz(_request: Request) -> Response:
-        return _json({"status": plane.state}, 200 if plane.is_ready else 503)
+        health: dict[str, object] = {"status": plane.state}
+        if plane.log is not None:
+            stats = plane.log.stats()
+            health["log"] = {
+                "status": stats.closed or stats.failing or "Keeping",
+                "rows_kept": stats.rows_kept,
+                "rows_not_kept": sum(stats.rows_not_kept.values()),
+                "rows_evicted_before_upload": stats.rows_evicted_before_upload,
+            }
+        return _json(health, 200 if plane.is_ready else 503)
 
     async def livez(_request: Request) -> Response:
         return _json({"status": "Alive"})
-
-    async def logs(_request: Request) -> Response:
-        raise NotFoundError(
-            "the inference log is off: start the engine with LOCAL_INFERENCE_STORAGE and "
-            "PLATEAU_PAGE_SIZE to keep one"
-        )
 
     async def openai(_request: Request) -> Response:
         raise ConflictError(
@@ -78,7 +83,7 @@ def rest_app(service: Service) -> ASGIApp:
         Route("/models", models, methods=["GET"]),
         Route("/healthz", healthz, methods=["GET"]),
         Route("/livez", livez, methods=["GET"]),
-        Route("/logs", logs, methods=["POST"]),
+        Route("/logs", LogEndpoint(plane, partition).answer, methods=["POST"]),
         Route("/infer", _only_for_its_method, methods=["POST"]),
         Route("/pipelines/{name}", _only_for_its_method, methods=["POST"]),
         Route("/infer/openai/v1/{rest:path}", openai, methods=["POST"]),

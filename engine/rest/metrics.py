@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.rest.log_metrics import log_families
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -107,6 +109,8 @@ class _Collector:
             ("sagitta_queue_bytes", "InferRequest bytes waiting for a slot", waiting_bytes),
         ):
             yield GaugeMetricFamily(name, text, value=value)
+        if self._plane.log is not None:
+            yield from log_families(self._plane.log.stats())
 
 
 def exposition(

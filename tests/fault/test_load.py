@@ -6,7 +6,7 @@ from support.engine import inference_head
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
-PRIME = b'[{"x": [2000]}]'
+PRIME = b'[{"x": [200000]}]'
 LONG = 1_500_000  # steps of the slow model: some 2 s
 
 

@@ -12,8 +12,8 @@ LAYERS = [
     {"batching", "codecs", "edge", "logring", "pipeline", "publish", "sessions"},
     {"request"},
     {"dataplane"},
-    {"flight", "loading", "rest"},
-    {"app", "ops"},
+    {"flight", "loading", "options", "rest"},
+    {"app", "commands", "ops"},
     {"__main__"},
 ]
 RANK = {part: row for row, parts in enumerate(LAYERS) for part in parts}

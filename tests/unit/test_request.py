@@ -67,7 +67,7 @@ def test_requests_share_a_run(pipeline):
     metrics = Metrics()
     callers = [caller(pipeline, 1), caller(pipeline, 2, 3)]
 
-    answer(callers, metrics)
+    answer(callers, metrics, None)
 
     assert pipeline.runs == [[1, 2, 3]]
     assert [one.outcome for one in callers] == [[1], [2, 3]]
@@ -90,7 +90,7 @@ def test_gone_callers_leave_before_the_run(pipeline):
     callers = [caller(pipeline, value) for value in (1, 2)]
     callers[0].has_left = True
 
-    answer(callers, metrics)
+    answer(callers, metrics, None)
 
     assert pipeline.runs == [[2]]
     assert (callers[0].is_answered, metrics.cancelled) == (False, 1)

@@ -1,0 +1,3 @@
+"""The commands beside ``serve`` that people type."""
+
+__all__: list[str] = []

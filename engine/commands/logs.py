@@ -1,0 +1,207 @@
+"""``sagitta logs``: look at the inference log, follow it, or take it along as a file."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import re
+import shutil
+import sys
+import time
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from engine.commands.log_sinks import FileSink, JsonSink, Sink, TableSink
+from engine.commands.log_sources import EngineSource, LogSource, open_folder
+from engine.errors import ConfigError, StartupError
+from engine.logring import PageQuery, read_batches
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+__all__ = ["run"]
+
+FORMATS = ("table", "json", "jsonl", "arrow", "parquet")
+TABLE_ROWS = 20
+FOLLOW_S = 1.0
+FOREVER_MS = 253_402_300_799_999  # the last moment of the year 9999
+UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+EPILOG = """examples:
+  sagitta logs                                     the newest rows of http://localhost:8080
+  sagitta logs http://edge:8080 --follow           and whatever comes
+  sagitta logs /persist -o logs.parquet            all that a stopped engine has kept
+  sagitta logs --since 2h --anomalies-only -f json the last two hours' anomalies, for a program
+"""
+
+
+def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
+    """Run the command.
+
+    Args:
+        arguments: of the command line.
+        environ: the environment; ``PERSIST_DIR`` is not looked at, the engine may be running.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ConfigError: the command line is wrong.
+        StartupError: the log cannot be read or written.
+    """
+    del environ
+    options = _parser().parse_args(arguments)
+    form = _format(options)
+    query = _query(options)
+    with _source(options) as source, contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
+        copy = _Copy(source, _sink(form, options.output), options.anomalies_only)
+        if query.time_range_ms is None and form == "table" and options.output is None:
+            copy.newest(options.rows or TABLE_ROWS)
+        else:
+            copy.all(query, options.rows)
+        try:
+            while options.follow:
+                time.sleep(FOLLOW_S)
+                copy.all(PageQuery(copy.next_row), None)
+        finally:
+            copy.finish()
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sagitta logs",
+        description="Read the inference log of a running engine, or of a stopped one's folder.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("source", nargs="?", default="http://localhost:8080", help="URL of an engine, or a folder")
+    add("-f", "--format", choices=FORMATS, help="default: by the output's ending, else table")
+    add("-o", "--output", type=Path, help="file to write; without it, standard output")
+    add("-n", "--rows", type=int, help=f"at most so many rows; a table has the newest {TABLE_ROWS}")
+    add("--since", help="only rows from then on: 15m, 2h, 7d, or 2026-01-31T12:00:00Z")
+    add("--until", help="only rows up to then, written as --since")
+    add("--anomalies-only", action="store_true", help="only rows with an anomaly")
+    add("--follow", action="store_true", help="go on with the rows that come")
+    add("--token-file", type=Path, help="file with a bearer token for the engine")
+    add("--ca-file", type=Path, help="PEM certificates to trust for https")
+    return parser
+
+
+def _format(options: argparse.Namespace) -> str:
+    ending = options.output.suffix.lstrip(".") if options.output else ""
+    form: str = options.format or (ending if ending in FORMATS else "table")
+    if form in {"arrow", "parquet"} and options.output is None:
+        raise ConfigError(f"--format {form} needs a file: add --output logs.{form}")
+    if form == "table" and options.output is not None:
+        raise ConfigError("--output needs a --format, or a name that ends in .json, .arrow, …")
+    if options.follow and (options.output is not None or form == "json"):
+        raise ConfigError("--follow goes with --format table or jsonl, to standard output")
+    if options.rows is not None and options.rows < 1:
+        raise ConfigError("--rows takes a number of 1 or more")
+    return form
+
+
+def _query(options: argparse.Namespace) -> PageQuery:
+    if options.since is None and options.until is None:
+        return PageQuery()
+    since_ms = 0 if options.since is None else _moment_ms(options.since)
+    until_ms = FOREVER_MS if options.until is None else _moment_ms(options.until)
+    return PageQuery(time_range_ms=(since_ms, until_ms))
+
+
+def _moment_ms(text: str) -> int:
+    ago = re.fullmatch(r"(\d+)([smhd])", text)
+    if ago:
+        return int((time.time() - int(ago[1]) * UNITS_S[ago[2]]) * 1000)
+    try:
+        return int(datetime.fromisoformat(text).astimezone().timestamp() * 1000)
+    except (ValueError, OverflowError) as error:
+        raise ConfigError(
+            f"{text!r} is no moment: write 15m, 2h, 7d, or 2026-01-31T12:00:00Z"
+        ) from error
+
+
+@contextlib.contextmanager
+def _source(options: argparse.Namespace) -> Iterator[LogSource]:
+    if "://" not in options.source:
+        if options.follow:
+            raise ConfigError("--follow needs a running engine: give its URL instead of a folder")
+        with open_folder(Path(options.source)) as source:
+            yield source
+        return
+    token = None
+    if options.token_file is not None:
+        try:
+            token = options.token_file.read_text().split("\n")[0].strip()
+        except OSError as error:
+            raise ConfigError(f"--token-file {options.token_file}: {error.strerror}") from error
+    yield EngineSource(options.source, token=token, ca_file=options.ca_file)
+
+
+def _sink(form: str, output: Path | None) -> Sink:
+    if form == "table":
+        return TableSink(shutil.get_terminal_size((200, 24)).columns)
+    if output is not None and form in {"arrow", "parquet"}:
+        return FileSink(output, parquet=form == "parquet")
+    lines = form == "jsonl"
+    if output is None:
+        return JsonSink(sys.stdout.buffer, lines=lines)
+    return JsonSink.to_file(output, lines=lines)
+
+
+class _Copy:
+    """Brings rows from a source to a sink, and tells how far it is where somebody is watching."""
+
+    def __init__(self, source: LogSource, sink: Sink, anomalies_only: bool) -> None:
+        self.next_row = 0
+        self._source = source
+        self._sink = sink
+        self._anomalies_only = anomalies_only
+        self._rows = self._bytes = 0
+        self._is_watched = sys.stderr.isatty() and not isinstance(sink, TableSink)
+
+    def newest(self, rows: int) -> None:
+        """Copy the newest rows, the oldest of them first."""
+        page = self._source.page(PageQuery(page_rows=rows, descending=True))
+        if page.batch is not None:
+            order = range(page.batch.num_rows - 1, -1, -1)
+            self.next_row = page.next_row + page.batch.num_rows
+            self._take(page.batch.take(pa.array(order, pa.int64())), rows)
+
+    def all(self, query: PageQuery, limit: int | None) -> None:
+        """Copy what a query matches, up to so many rows."""
+        for batch, row in read_batches(self._source.page, query, FOREVER_MS):
+            self.next_row = row
+            self._take(batch, None if limit is None else limit - self._rows)
+            if limit is not None and self._rows >= limit:
+                break
+
+    def finish(self) -> None:
+        """Complete the files and say what was written."""
+        names = self._sink.close()
+        if self._is_watched:
+            sys.stderr.write("\r\033[K")
+        if names:
+            sys.stderr.write(f"{self._rows:,} rows written to {', '.join(names)}\n")
+
+    def _take(self, batch: pa.RecordBatch, most: int | None) -> None:
+        if self._anomalies_only:
+            counts = batch.column("anomaly").field("count").to_pylist()
+            batch = batch.filter(pa.array([count > 0 for count in counts], pa.bool_()))
+        batch = batch if most is None else batch.slice(0, most)
+        if not batch.num_rows:
+            return
+        try:
+            self._sink.write(batch)
+        except OSError as error:
+            if isinstance(error, BrokenPipeError):
+                raise
+            raise StartupError(f"cannot write: {error}") from error
+        self._rows += batch.num_rows
+        self._bytes += batch.nbytes
+        if self._is_watched:
+            sys.stderr.write(f"\r{self._rows:,} rows, {self._bytes / 1e6:,.0f} MB")

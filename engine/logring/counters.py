@@ -1,0 +1,85 @@
+"""What the ring counts, as plain numbers; whoever serves metrics reads a snapshot.
+
+Rules that hold here:
+- A counter is written under the ring's lock and read without it: a snapshot may mix two appends.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+
+__all__ = ["Counters", "RingStats"]
+
+LATENCY_BUCKETS = 40  # bucket n counts commits that took less than 2**n ns
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class RingStats:
+    """A snapshot of the ring.
+
+    Attributes:
+        closed: why the ring is closed, in one word; None while it is open.
+        failing: why the last rows were not kept, in one word; None while rows are kept.
+        rows_kept: rows committed since start.
+        rows_evicted: rows that left to make room.
+        rows_evicted_before_upload: of those, rows that no uploader had sent yet.
+        rows_not_kept: rows that could not be kept, by reason.
+        first_row: number of the oldest row.
+        next_row: number of the next row.
+        uploaded_to: the row that an uploader sends next; None where there never was one.
+        live_bytes: bytes of the pages in use.
+        budget_bytes: bytes that may be in use before rows are evicted.
+        commit_count: appends that were committed.
+        commit_ns: time they took, queueing for the lock included.
+        commit_buckets: appends that took less than ``2**index`` ns, not cumulated.
+        syncs: times that the disk was asked to make rows durable.
+        failures_kept: failed requests written to the log of failures.
+        failures_lost: failed requests that came faster than they could be written.
+    """
+
+    closed: str | None
+    failing: str | None
+    rows_kept: int
+    rows_evicted: int
+    rows_evicted_before_upload: int
+    rows_not_kept: dict[str, int]
+    first_row: int
+    next_row: int
+    uploaded_to: int | None
+    live_bytes: int
+    budget_bytes: int
+    commit_count: int
+    commit_ns: int
+    commit_buckets: tuple[int, ...]
+    syncs: int
+    failures_kept: int
+    failures_lost: int
+
+
+@dataclasses.dataclass(slots=True)
+class Counters:
+    """The running numbers behind ``RingStats``."""
+
+    rows_kept: int = 0
+    rows_evicted: int = 0
+    rows_evicted_before_upload: int = 0
+    rows_not_kept: Counter[str] = dataclasses.field(default_factory=Counter)
+    live_pages: int = 0
+    commit_count: int = 0
+    commit_ns: int = 0
+    commit_buckets: list[int] = dataclasses.field(default_factory=lambda: [0] * LATENCY_BUCKETS)
+    syncs: int = 0
+
+    def committed(self, rows: int, elapsed_ns: int) -> None:
+        """Count one append."""
+        self.rows_kept += rows
+        self.commit_count += 1
+        self.commit_ns += elapsed_ns
+        self.commit_buckets[min(elapsed_ns.bit_length(), LATENCY_BUCKETS - 1)] += 1
+
+    def evicted(self, first: int, stop: int, uploaded_to: int | None) -> None:
+        """Count rows ``[first, stop)`` that left."""
+        self.rows_evicted += stop - first
+        if uploaded_to is not None:
+            self.rows_evicted_before_upload += max(0, stop - max(first, uploaded_to))

@@ -1,0 +1,210 @@
+"""One answer's rows to the bytes of records.
+
+A record is a header and its steps' times, followed by either the raw values of its
+columns, one column after the other, or one Arrow IPC record batch message; what records share is
+their context, named by number. A row of 29 float32 takes 156 bytes that way; 1,030 as an Arrow
+message of its own.
+
+Rules that hold here:
+- Raw is for columns of numbers with equally many values in every row, which is what tensors are;
+  anything else (text, ragged or nested request lists) is an Arrow message.
+- A column of more than ``max_column_bytes`` a row is left out and named in ``dropped``.
+- A context is learned from the first reply of its kind, never made up.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from array import array
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from engine.logring.columns import Kind, raw_columns, row_bytes
+from engine.logring.context import OWN_COLUMNS, LogContext, list_depth, numpy_type, without
+from engine.logring.header import ARROW, HEADER, RAW
+
+if TYPE_CHECKING:
+    from typing import Any
+
+    from engine.values import InferResult
+
+__all__ = ["MAX_COLUMN_BYTES", "LogEncoder", "Record"]
+
+MAX_COLUMN_BYTES = 1 << 20
+
+_KNOWN_CONTEXTS = 256
+
+
+@dataclasses.dataclass(slots=True)
+class Record:
+    """Rows that become one value in the ring.
+
+    Attributes:
+        context: what it shares with others.
+        rows: how many rows.
+        time_ms: when they were answered, ms since the epoch.
+        elapsed_ns: time to decode, then of each step.
+        body: the values, to be joined; views that must not change before the append.
+        size: bytes of the value.
+    """
+
+    context: LogContext
+    rows: int
+    time_ms: int
+    elapsed_ns: Sequence[int]
+    body: Sequence[bytes | memoryview]
+    size: int
+
+    def value(self, context_number: int) -> bytes:
+        """The value to store."""
+        elapsed_ns = self.elapsed_ns
+        form = ARROW if self.context.shapes is None else RAW
+        head = HEADER.pack(form, len(elapsed_ns), context_number, self.rows, self.time_ms)
+        return b"".join((head, array("Q", elapsed_ns).tobytes(), *self.body))
+
+
+class LogEncoder:
+    """Turns answers into records; remembers the contexts it met. Any thread may call it."""
+
+    def __init__(
+        self,
+        batch_of: Callable[[InferResult], pa.RecordBatch],
+        *,
+        max_column_bytes: int = MAX_COLUMN_BYTES,
+    ) -> None:
+        """Take the function that writes a records reply as Arrow: it defines the log's schema."""
+        self._batch_of = batch_of
+        self._max_column_bytes = max_column_bytes
+        # a key has the ids of the identities: the entry keeps them alive, so that no other has them
+        self._last: tuple[Any, ...] = (None, None)  # key, its context, and who has the ids
+        self._known: dict[object, tuple[LogContext, object, object]] = {}
+
+    def encode(self, result: InferResult, max_bytes: int) -> list[Record]:
+        """Split one answer into records.
+
+        Args:
+            result: the answer; its arrays must not change until the records are stored.
+            max_bytes: bound of a record's values; a single row may be larger.
+
+        Returns:
+            Records in row order; none where the answer has no row.
+        """
+        raw = raw_columns(result)
+        if raw is not None:
+            kinds, values = raw
+            key = (id(result.model), id(result.pipeline), result.partition, *kinds)
+            last_key, context, *_ = self._last
+            if key != last_key:  # most requests are like the one before them
+                known = self._known.get(key)
+                context = self._learn(key, kinds, result) if known is None else known[0]
+                self._last = key, context, result.model, result.pipeline
+            if context.shapes is not None:
+                if len(values) > len(context.shapes):
+                    limit = self._max_column_bytes
+                    kept = zip(kinds, values, strict=True)
+                    values = [value for kind, value in kept if row_bytes(kind) <= limit]
+                return _split_raw(context, result, values, max_bytes)
+        return self._encode_arrow(result, max_bytes)
+
+    def _remember(self, key: object, context: LogContext, result: InferResult) -> None:
+        if len(self._known) >= _KNOWN_CONTEXTS:
+            self._known.clear()  # rather than tracking use on every request
+        self._known[key] = (context, result.model, result.pipeline)
+
+    def _learn(self, key: object, kinds: Sequence[Kind], result: InferResult) -> LogContext:
+        """The context of answers with these columns; not raw where the reply's types differ."""
+        batch = self._batch_of(result)
+        leaves = [
+            (field.name, leaf.name, numpy_type(leaf).char, list_depth(leaf))
+            for field in batch.schema
+            if field.name not in OWN_COLUMNS
+            for leaf in field.type
+        ]
+        same = leaves == [(group, name, code, len(shape)) for group, name, code, shape in kinds]
+        large = [kind for kind in kinds if row_bytes(kind) > self._max_column_bytes]
+        dropped = [f"{kind[0]}.{kind[1]}" for kind in large]
+        shapes = [kind[3] for kind in kinds if kind not in large]
+        context = LogContext.make(
+            without(batch.schema, dropped), shapes if same else None, _constants(batch, dropped)
+        )
+        self._remember(key, context, result)
+        return context
+
+    def _encode_arrow(self, result: InferResult, max_bytes: int) -> list[Record]:
+        batch = self._batch_of(result)
+        too_large = [
+            f"{field.name}.{leaf.name}"
+            for field, column in zip(batch.schema, batch.columns, strict=True)
+            if field.name not in OWN_COLUMNS
+            for index, leaf in enumerate(field.type)
+            if column.field(index).nbytes > self._max_column_bytes * batch.num_rows
+        ]
+        schema = without(batch.schema, too_large)
+        records = []
+        for part in _runs(batch):
+            constants = _constants(part, too_large)
+            key = (schema.serialize().to_pybytes(), json.dumps(constants))
+            known = self._known.get(key)
+            context = LogContext.make(schema, None, constants) if known is None else known[0]
+            self._remember(key, context, result)
+            payload = _payload(part, context.payload)
+            step = max(1, max_bytes * part.num_rows // max(payload.nbytes, max_bytes))
+            for start in range(0, part.num_rows, step):
+                rows = payload.slice(start, step)
+                body = (memoryview(rows.serialize()),)
+                records.append(_record(context, rows.num_rows, result, body))
+        return records
+
+
+def _runs(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
+    """Neighbouring rows that the same model answered: it differs by row after a split."""
+    models = batch.column("metadata").field("last_model").to_pylist()
+    starts = [row for row, model in enumerate(models) if not row or model != models[row - 1]]
+    return [
+        batch.slice(start, stop - start)
+        for start, stop in zip(starts, [*starts[1:], len(models)], strict=True)
+    ]
+
+
+def _record(
+    context: LogContext, rows: int, result: InferResult, body: Sequence[bytes | memoryview]
+) -> Record:
+    size = sum(map(len, body)) + HEADER.size + 8 * len(result.elapsed_ns)
+    return Record(context, rows, result.time_ms, result.elapsed_ns, body, size)
+
+
+def _split_raw(
+    context: LogContext, result: InferResult, values: Sequence[bytes | memoryview], max_bytes: int
+) -> list[Record]:
+    rows = result.frame.rows
+    whole = _record(context, rows, result, values)
+    if whole.size <= max_bytes or rows == 1:
+        return [whole]
+    views = [memoryview(value) for value in values]
+    parts = -(-whole.size // max_bytes)
+    step = max(1, rows // parts)
+    records = []
+    for start in range(0, rows, step):
+        stop = min(start + step, rows)
+        body = [v[start * s : stop * s] for v, s in zip(views, context.strides, strict=True)]
+        records.append(_record(context, stop - start, result, body))
+    return records
+
+
+def _constants(batch: pa.RecordBatch, dropped: Sequence[str]) -> dict[str, object]:
+    metadata = batch.column("metadata").slice(0, 1).to_pylist()[0]
+    names = sorted({*metadata["dropped"], *dropped})
+    return {k: v for k, v in metadata.items() if k != "elapsed"} | {"dropped": names}
+
+
+def _payload(batch: pa.RecordBatch, payload: pa.Schema) -> pa.RecordBatch:
+    """The columns that a record holds, the dropped ones left out; no values are copied."""
+    columns = []
+    for field in payload:
+        column = batch.column(field.name)
+        children = [column.field(leaf.name) for leaf in field.type]
+        columns.append(pa.Array.from_buffers(field.type, len(column), [None], children=children))
+    return pa.RecordBatch.from_arrays(columns, schema=payload)

@@ -1,0 +1,323 @@
+"""The bounded log of inferences on disk, as the rest of the engine sees it.
+
+Rules that hold here:
+- ``append`` commits before it returns: the rows survive ``kill -9`` at any later moment.
+- ``append`` never raises for what the disk does: rows that could not be kept are counted by
+  reason, and keeping resumes by itself (``maintain`` reopens what broke).
+- One lock orders the writers. Readers take no lock of theirs, and the environment is closed only
+  when no reader is inside (``Gate``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import lmdb
+import pyarrow as pa
+
+from engine.errors import EngineError, NotReadyError
+from engine.logring.counters import Counters, RingStats
+from engine.logring.failures import FAILURE_SCHEMA, Failure, FailureLog, read_failures
+from engine.logring.files import StoreUnavailableError
+from engine.logring.gate import Gate
+from engine.logring.opening import open_store
+from engine.logring.pages import LogPage, PageQuery
+from engine.logring.reader import read_batches, read_page
+from engine.logring.record import MAX_COLUMN_BYTES, LogEncoder, Record
+from engine.logring.store import Store
+from engine.logring.sync import LogSync
+from engine.logring.writer import RowWriter
+
+if TYPE_CHECKING:
+    from engine.values import InferResult, PipelineIdentity
+
+__all__ = ["LogRing"]
+
+log = logging.getLogger("sagitta")
+
+_RECORD_BYTES = 1 << 18  # larger answers are split: LMDB looks for the pages of a value in a row
+_SLACK_BYTES = 64  # of LMDB's own in the pages of a value
+_CLOSED = "closed"
+
+
+class LogRing:
+    """The log of one engine. Any thread may call any method.
+
+    ``_writer``, ``_broken`` and ``_dirty`` belong to the holder of ``_lock``; others only look.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        limit_bytes: int,
+        batch_of: Callable[[InferResult], pa.RecordBatch],
+        *,
+        max_column_bytes: int = MAX_COLUMN_BYTES,
+    ) -> None:
+        """Open the log; where the disk refuses, stay closed and try again at every ``maintain``.
+
+        Args:
+            directory: the ring's own folder; made where it is missing.
+            limit_bytes: bound of everything in it; ``LOCAL_INFERENCE_STORAGE``.
+            batch_of: writes an answer as Arrow; it defines the log's schema.
+            max_column_bytes: a column with more bytes a row is left out of the log.
+
+        Raises:
+            ConfigError: the limit is below 1 MiB.
+        """
+        self._directory = directory
+        self._limit_bytes = limit_bytes
+        self._encoder = LogEncoder(batch_of, max_column_bytes=max_column_bytes)
+        self._counters = Counters()
+        self._gate = Gate(is_open=False)
+        self._lock = threading.Lock()
+        self._writer: RowWriter | None = None
+        self._broken = False
+        self._dirty = False
+        self._closed: str | None = None  # why there is no writer, in one word
+        self._failing: str | None = None  # why the last append kept nothing
+        self.failures = FailureLog()
+        self._sync_thread = LogSync(self.maintain)
+        self._open()
+
+    # -- writing -------------------------------------------------------------------------------
+
+    def append(self, results: Sequence[InferResult]) -> int:
+        """Keep the rows of some answers, all in one transaction.
+
+        Args:
+            results: answers in the order in which their rows are to be read; their arrays must
+                not change before this returns.
+
+        Returns:
+            How many rows were kept: they are committed. The others are counted by reason.
+        """
+        started = time.perf_counter_ns()
+        writer = self._writer
+        if writer is None:
+            rows = sum([result.frame.rows for result in results])
+            self._not_kept(rows, self._closed or _CLOSED)
+            return 0
+        largest = writer.largest_record_bytes
+        records: list[Record] = []
+        for result in results:
+            records += self._encode(result, largest)
+        if not records:
+            return 0
+        rows = sum([record.rows for record in records])
+        with self._lock:
+            if not self._append(records, rows):
+                return 0
+            self._counters.committed(rows, time.perf_counter_ns() - started)
+        return rows
+
+    def _encode(self, result: InferResult, largest: int) -> list[Record]:
+        try:
+            records = self._encoder.encode(result, min(_RECORD_BYTES, largest) - _SLACK_BYTES)
+        except (EngineError, ValueError, TypeError, OverflowError) as error:
+            # an answer that has no form as records, e.g. an output that is not one value per row
+            self._not_kept(result.frame.rows, "no_record_form", error)
+            return []
+        if len(records) == 1 and records[0].size <= largest:
+            return records
+        if any(record.size > largest for record in records):
+            too_large = sum([record.rows for record in records if record.size > largest])
+            self._not_kept(too_large, "too_large")
+            records = [record for record in records if record.size <= largest]
+        return records
+
+    def _append(self, records: list[Record], rows: int) -> bool:
+        writer = self._writer
+        if writer is None or self._broken:
+            self._not_kept(rows, self._closed or "disk")
+            return False
+        try:
+            writer.append(records)
+        except lmdb.MapFullError as error:
+            self._not_kept(rows, "map_full", error)
+            return False
+        except lmdb.Error as error:
+            # a full disk may take the next commit; after anything else the file is opened anew
+            self._broken = not isinstance(error, lmdb.DiskError)
+            self._not_kept(rows, "disk", error)
+            return False
+        self._dirty = True
+        if self._failing is not None:
+            self._failing = None
+            log.warning("the inference log keeps rows again")
+        return True
+
+    def _not_kept(self, rows: int, reason: str, error: Exception | None = None) -> None:
+        self._counters.rows_not_kept[reason] += rows
+        if self._failing != reason:
+            self._failing = reason
+            log.error("rows are missing from the inference log (%s): %s", reason, error or "")
+
+    def append_failure(self, pipeline: PipelineIdentity, partition: str, error: str) -> None:
+        """Remember a request that failed; it is on disk about a second later.
+
+        Args:
+            pipeline: what it was sent to.
+            partition: name of the edge or host.
+            error: why it failed.
+        """
+        now_ms = time.time_ns() // 1_000_000
+        self.failures.add(Failure(now_ms, error, pipeline.version, partition))
+
+    def mark_uploaded(self, row: int) -> None:
+        """Note that every row before ``row`` is safe elsewhere: such rows leave without loss."""
+        with self._lock:
+            if self._writer is None or self._broken:
+                return
+            try:
+                self._writer.mark_uploaded(row)
+            except lmdb.Error as error:
+                log.warning("the upload position could not be noted: %s", error)
+
+    # -- opening, maintaining, closing ---------------------------------------------------------
+
+    def _open(self) -> None:
+        try:
+            self._writer = RowWriter(open_store(self._directory, self._limit_bytes), self._counters)
+        except StoreUnavailableError as error:
+            if self._closed != error.reason:
+                log.error("the inference log is closed (%s): %s", error.reason, error)
+            self._closed = error.reason
+            return
+        log.info(
+            "Inference log: %s, at most %d bytes, rows %d to %d",
+            self._directory,
+            self._limit_bytes,
+            self._writer.first_row,
+            self._writer.next_row,
+        )
+        self._closed = None
+        self._broken = False
+        self._gate.open()
+
+    def maintain(self) -> None:
+        """Write the failures that wait and make every committed row durable; reopen what broke.
+
+        Called about once a second by the thread of ``start``; takes as long as the disk does.
+        """
+        with self._lock:
+            if self._broken:
+                self._shut()
+            if self._writer is None and self._closed != _CLOSED:
+                self._open()
+            if len(self.failures) and self._writer is not None:
+                self._write_failures(self._writer.store)
+            dirty, self._dirty = self._dirty, False
+        if dirty:
+            self._sync()
+
+    def _write_failures(self, store: Store) -> None:
+        try:
+            with store.env.begin(write=True, buffers=True) as txn:
+                count = self.failures.write(txn, store.failures, store.failure_pages)
+            self.failures.written(count)
+            self._dirty = True
+        except lmdb.Error as error:
+            self._broken = not isinstance(error, lmdb.DiskError | lmdb.MapFullError)
+
+    def _sync(self) -> None:
+        with self._reading() as writer:
+            if writer is None:
+                return
+            next_row = writer.next_row
+            try:
+                writer.store.env.sync(True)
+                writer.store.write_state(next_row)
+                self._counters.syncs += 1
+            except (lmdb.Error, OSError) as error:
+                self._dirty = True
+                log.warning("the inference log could not be synced to the disk: %s", error)
+
+    def _shut(self) -> None:
+        """Close the environment once no reader is inside; the caller holds the lock."""
+        self._gate.shut()
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.store.close(writer.next_row, clean=not self._broken)
+
+    def start(self) -> None:
+        """Start the thread that calls ``maintain`` once a second."""
+        self._sync_thread.start()
+
+    def close(self, *, timeout_s: float = 10.0) -> None:
+        """Write what waits, sync, and give the folder back; rows sent later are not kept.
+
+        Args:
+            timeout_s: how long to wait for the thread; a disk may take long to sync.
+        """
+        self._sync_thread.close(timeout_s=timeout_s)
+        self.maintain()
+        with self._lock:
+            self._closed = _CLOSED
+            self._shut()
+
+    # -- reading -------------------------------------------------------------------------------
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[RowWriter | None]:
+        with self._gate.entered() as is_open:
+            yield self._writer if is_open else None
+
+    def page(self, query: PageQuery) -> LogPage:
+        """Read one page; see ``read_page``.
+
+        Raises:
+            NotReadyError: the ring is closed.
+        """
+        with self._reading() as writer:
+            if writer is None:
+                raise NotReadyError(
+                    f"the inference log cannot be read now ({self._closed}); the engine's log "
+                    "says why"
+                )
+            return read_page(writer.store, query)
+
+    def batches(self, query: PageQuery) -> Iterator[tuple[pa.RecordBatch, int]]:
+        """All the rows that a query matches, up to the one that is the newest now.
+
+        See ``read_batches``; raises as ``page`` does.
+        """
+        return read_batches(self.page, query, self.stats().next_row)
+
+    def failed(self, start: int, limit: int) -> pa.RecordBatch:
+        """Failed requests from a number on, oldest first, at most ``limit``."""
+        with self._reading() as writer:
+            if writer is None:
+                return pa.RecordBatch.from_pylist([], schema=FAILURE_SCHEMA)
+            with writer.store.env.begin(buffers=True) as txn:
+                return read_failures(txn, writer.store.failures, start, limit)
+
+    def stats(self) -> RingStats:
+        """A snapshot of the counters; takes no lock."""
+        counters, writer = self._counters, self._writer
+        page_bytes = 0 if writer is None else writer.store.page_bytes
+        return RingStats(
+            closed=self._closed,
+            failing=self._failing,
+            rows_kept=counters.rows_kept,
+            rows_evicted=counters.rows_evicted,
+            rows_evicted_before_upload=counters.rows_evicted_before_upload,
+            rows_not_kept=dict(counters.rows_not_kept),
+            first_row=0 if writer is None else writer.first_row,
+            next_row=0 if writer is None else writer.next_row,
+            uploaded_to=None if writer is None else writer.uploaded_to,
+            live_bytes=counters.live_pages * page_bytes,
+            budget_bytes=0 if writer is None else writer.store.budget_pages * page_bytes,
+            commit_count=counters.commit_count,
+            commit_ns=counters.commit_ns,
+            commit_buckets=tuple(counters.commit_buckets),
+            syncs=counters.syncs,
+            failures_kept=self.failures.kept,
+            failures_lost=self.failures.lost,
+        )

@@ -1,0 +1,193 @@
+"""An open ring on disk: its databases, the keys of its rows, and how much room they take.
+
+Rules that hold here:
+- Rows are in the main database under ``ROW_KEY``: a record's key is the number of its first row.
+- What takes room is counted in pages, never in bytes: that is what LMDB runs out of.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import logging
+import os
+import pathlib
+import struct
+from typing import TYPE_CHECKING
+
+import lmdb
+
+from engine.logring.gate import Gate
+from engine.logring.header import read_header
+
+if TYPE_CHECKING:
+    from lmdb import _Database
+
+    from engine.logring.context import LogContext
+
+    Txn = lmdb.Transaction[memoryview]
+    Database = _Database
+
+__all__ = [
+    "ROW_KEY",
+    "ROW_KEY_BASE",
+    "Store",
+    "evict",
+    "file_stamp",
+    "first_row",
+    "pages",
+    "stop_row",
+]
+
+log = logging.getLogger("sagitta")
+
+ROW_KEY = struct.Struct(">Q")
+# Row keys sort after the names of the named databases, which LMDB keeps in the same tree: so the
+# newest row is always the last key, and appending never splits a page in half.
+ROW_KEY_BASE = 1 << 63
+
+
+@dataclasses.dataclass(slots=True)
+class Store:
+    """An open ring on disk.
+
+    Attributes:
+        directory: the folder that holds it.
+        env: the environment; rows are in its main database under ``ROW_KEY``.
+        contexts: what many records share, by number.
+        failures: failed requests, by number.
+        about: marks, by name.
+        map_bytes: upper bound of ``data.mdb``.
+        page_bytes: LMDB's page size.
+        floor_row: no new row may have a smaller number, whatever the file holds.
+        owner: descriptor that holds the lock on the folder.
+        disorder_ms: the largest step back that the clock has made between two rows.
+        reads: every read transaction is inside it while it lasts, so that a writer without room can
+            wait for what they pin.
+        known_contexts: contexts that were read, by number.
+        damaged_rows: where damaged records were met; each is told once.
+    """
+
+    directory: pathlib.Path
+    env: lmdb.Environment
+    contexts: Database
+    failures: Database
+    about: Database
+    map_bytes: int
+    page_bytes: int
+    floor_row: int
+    owner: int
+    disorder_ms: int = 0
+    reads: Gate = dataclasses.field(default_factory=functools.partial(Gate, is_open=True))
+    known_contexts: dict[int, LogContext] = dataclasses.field(default_factory=dict)
+    damaged_rows: set[int] = dataclasses.field(default_factory=set)
+
+    @property
+    def data_path(self) -> pathlib.Path:
+        """The file that holds the rows."""
+        return self.directory / "data.mdb"
+
+    @property
+    def failure_pages(self) -> int:
+        """Pages that the log of failures may take, out of the half that may be live."""
+        return max(8, self.map_bytes // self.page_bytes // 32)
+
+    @property
+    def budget_pages(self) -> int:
+        """Pages that rows and their contexts may take."""
+        return self.map_bytes // self.page_bytes // 2 - self.failure_pages - 4
+
+    def write_state(self, next_row: int, *, closed: bool = False) -> None:
+        """Note where numbering stands and, once closed, what the file looked like.
+
+        Args:
+            next_row: number of the next row.
+            closed: the environment is closed and synced: the file may be trusted while it is the
+                same file, of the same size, untouched.
+        """
+        state: dict[str, object] = {"next_row": next_row}
+        if closed:
+            state["closed"] = file_stamp(self.data_path)
+        temporary = self.directory / "state.json.new"
+        temporary.write_text(json.dumps(state))
+        temporary.replace(self.directory / "state.json")
+
+    def release(self) -> None:
+        """Close what was opened to read."""
+        self.env.close()
+        os.close(self.owner)
+
+    def close(self, next_row: int, *, clean: bool) -> None:
+        """Sync, close, and give the folder back; no thread may be using the environment.
+
+        Args:
+            next_row: number of the next row.
+            clean: whether all went well: then the file is trusted at the next start.
+        """
+        try:
+            self.env.sync(True)
+            self.env.close()
+            if clean:
+                self.write_state(next_row, closed=True)
+        except (lmdb.Error, OSError) as error:
+            log.warning("the inference log could not be closed cleanly: %s", error)
+        finally:
+            self.env.close()
+            os.close(self.owner)
+
+
+def file_stamp(path: pathlib.Path) -> list[int]:
+    """What tells whether a file was touched: inode, size, time of the last change in ns."""
+    status = path.stat()
+    return [status.st_ino, status.st_size, status.st_mtime_ns]
+
+
+def pages(txn: Txn, db: Database | None = None) -> int:
+    """Pages that a database takes; without one, the pages of the rows."""
+    stat = txn.stat() if db is None else txn.stat(db)
+    return stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+
+
+def first_row(txn: Txn) -> int | None:
+    """Number of the oldest row; None where there is no row."""
+    cursor = txn.cursor()
+    if cursor.set_range(ROW_KEY.pack(ROW_KEY_BASE)):
+        return int(ROW_KEY.unpack(cursor.key())[0]) - ROW_KEY_BASE
+    return None
+
+
+def stop_row(txn: Txn) -> int:
+    """The row after the newest one; 0 where there is no row."""
+    cursor = txn.cursor()
+    if not cursor.last() or bytes(cursor.key()) < ROW_KEY.pack(ROW_KEY_BASE):
+        return 0
+    first = int(ROW_KEY.unpack(cursor.key())[0]) - ROW_KEY_BASE
+    return first + read_header(cursor.value()).rows
+
+
+def evict(txn: Txn, count: int, page_bytes: int) -> int:
+    """Delete the oldest records until about this many pages are free.
+
+    Args:
+        txn: a write transaction.
+        count: how many pages to free; the caller measures again afterwards.
+        page_bytes: LMDB's page size.
+
+    Returns:
+        How many records were deleted; 0 where no row is left.
+    """
+    wanted = count * page_bytes
+    freed = deleted = 0
+    cursor = txn.cursor()
+    if not cursor.set_range(ROW_KEY.pack(ROW_KEY_BASE)):
+        return 0
+    while freed < wanted:
+        size = len(cursor.value())  # 0 behind the last record: no value is empty
+        if not size:
+            break
+        # a value of half a page or more has pages of its own
+        freed += size + 24 if size < page_bytes // 2 else -(-(size + 16) // page_bytes) * page_bytes
+        cursor.delete()
+        deleted += 1
+    return deleted

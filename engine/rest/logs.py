@@ -1,0 +1,95 @@
+"""``POST /logs``: a page of the inference log, as the documented endpoint answers it.
+
+The body is a cursor, and a forgiving one: whatever cannot be read, ``{}`` included, means "from the
+oldest row"; any Content-Type is taken. What Plateau says in ``x-iteration-status`` is said here.
+Source: reference page, Log Retrieval from Edge Locations; Plateau's ``topic_iterate``.
+
+Rules that hold here:
+- Reading and writing a page takes milliseconds: it is done on another thread, one page at a time,
+  so that readers of the log wait for one another and inferences do not wait for them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+from starlette.responses import Response
+
+from engine.codecs.arrow_ipc import write_arrow_file, write_arrow_stream
+from engine.codecs.dataset import EVERYTHING, parse_dataset
+from engine.codecs.pandas_records import write_batch_records
+from engine.codecs.record_batch import focus
+from engine.errors import NotFoundError
+from engine.logring import parse_query, status_text
+from engine.rest.media import ARROW_FILE, ARROW_STREAM, RECORDS, BodyKind, reply_kind
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+    from engine.codecs.dataset import Dataset
+    from engine.dataplane import DataPlane
+    from engine.logring import LogPage
+
+__all__ = ["LogEndpoint"]
+
+
+class LogEndpoint:
+    """Answers ``POST /logs``."""
+
+    def __init__(self, plane: DataPlane, partition: str) -> None:
+        """Read the log of a data plane.
+
+        Args:
+            plane: has the log, or none.
+            partition: the name that cursors go by.
+        """
+        self._plane = plane
+        self._partition = partition
+        self._turn = asyncio.Lock()
+
+    async def answer(self, request: Request) -> Response:
+        """Answer one request.
+
+        Raises:
+            NotFoundError: the log is off.
+                NotReadyError: its disk cannot be read now.
+            DecodeError: a parameter that does not parse.
+            NotAcceptableError: Accept that no codec writes.
+            SchemaMismatchError: the dataset parameters name no column.
+        """
+        log = self._plane.log
+        if log is None:
+            raise NotFoundError(
+                "the inference log is off: start the engine with LOCAL_INFERENCE_STORAGE and "
+                "PLATEAU_PAGE_SIZE to keep one"
+            )
+        parameters = request.query_params.multi_items()
+        dataset = parse_dataset(parameters) or EVERYTHING
+        kind = reply_kind(request.headers.get("accept", "").encode("latin-1"))
+        query = parse_query(parameters, await request.body(), self._partition)
+
+        def read() -> Response:
+            return self._write(log.page(query), kind, dataset)
+
+        async with self._turn:
+            return await asyncio.to_thread(read)
+
+    def _write(self, page: LogPage, kind: BodyKind, dataset: Dataset) -> Response:
+        status = status_text(page, self._partition)
+        headers = {"x-iteration-status": status}
+        if kind is BodyKind.JSON:
+            body = b"[]" if page.batch is None else write_batch_records(page.batch, dataset)
+            return Response(body, headers=headers, media_type=RECORDS.decode())
+        batch = pa.RecordBatch.from_pylist([], schema=pa.schema([]))
+        if page.batch is not None:
+            batch = focus(page.batch, dataset)
+        batch = batch.replace_schema_metadata({"status": status})
+        write, media_type = (
+            (write_arrow_file, ARROW_FILE)
+            if kind is BodyKind.ARROW
+            else (write_arrow_stream, ARROW_STREAM)
+        )
+        content = memoryview(write(batch.schema, [batch]))
+        return Response(content, headers=headers, media_type=media_type)

@@ -1,0 +1,188 @@
+"""``sagitta logs`` as a person types it, at a running engine and at a stopped one's folder."""
+
+import os
+import subprocess
+import sys
+
+import orjson
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from support import models
+from support.engine import DEADLINE_S, ROOT
+
+CHECK = {
+    "Alias": [
+        {
+            "BinaryExpr": {
+                "left": {
+                    "Function": {
+                        "input": [{"Column": "out.y"}, {"Literal": {"Int32": 0}}],
+                        "function": {"ListExpr": "Get"},
+                        "options": {},
+                    }
+                },
+                "op": "Gt",
+                "right": {"Literal": {"Float64": 1e6}},
+            }
+        },
+        "large",
+    ]
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return tmp_path / "persist"
+
+
+@pytest.fixture
+def engine(engine_process, tmp_path, folder):
+    """An engine with a log of five rows in three requests."""
+    pipeline = tmp_path / "pipeline"
+    pipeline.mkdir()
+    models.write_pipeline(pipeline, models.linear())
+    running = engine_process(
+        PIPELINE_URL=str(pipeline),
+        PERSIST_DIR=str(folder),
+        LOCAL_INFERENCE_STORAGE="1Mi",
+        PLATEAU_PAGE_SIZE="10",
+    ).ready()
+    for rows in (1, 3, 1):
+        infer(running, rows)
+    return running
+
+
+def infer(engine, rows):
+    assert engine.post("/infer", [{"x": [0.5, 1.5, 2.5, 3.5]}] * rows).status == 200
+
+
+def command(*arguments, **options):
+    return subprocess.Popen(
+        [sys.executable, "-m", "engine", "logs", *map(str, arguments)],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        **options,
+    )
+
+
+def logs(*arguments, code=0):
+    with command(*arguments) as process:
+        output, errors = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == code, errors.decode()
+    assert b"Traceback" not in errors
+    return output, errors.decode()
+
+
+def test_a_table_of_the_newest_rows(engine):
+    output, _ = logs(engine.base_url, "--rows", 2)
+
+    head, *lines = output.decode().splitlines()
+    assert head.split() == ["time", "anomaly", "out", "in"]
+    assert len(lines) == 2
+    assert "x=[0.5,1.5,2.5,3.5]" in lines[0]
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl"])
+def test_json_is_the_rows_of_the_endpoint(engine, form):
+    rows = engine.post("/logs", b"{}").json
+
+    output, _ = logs(engine.base_url, "-f", form)
+
+    found = orjson.loads(output) if form == "json" else list(map(orjson.loads, output.splitlines()))
+    assert found == rows
+    assert len(rows) == 5
+
+
+def test_files_hold_the_rows(engine, tmp_path):
+    rows = engine.post("/logs", b"{}").json
+    for name in ("out.json", "out.arrow", "out.parquet"):
+        _, errors = logs(engine.base_url, "-o", tmp_path / name)
+        assert f"5 rows written to {tmp_path / name}" in errors
+
+    assert orjson.loads((tmp_path / "out.json").read_bytes()) == rows
+    arrow = pa.ipc.open_file(tmp_path / "out.arrow").read_all().to_pylist()
+    assert arrow == pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert [row["time"] for row in arrow] == [row["time"] for row in rows]
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_a_change_of_columns_begins_a_next_file(engine, tmp_path):
+    assert engine.post("/infer", [{"x": [1.0] * 4, "note": "new"}]).status == 200
+
+    logs(engine.base_url, "-o", tmp_path / "out.parquet")
+
+    assert pq.read_table(tmp_path / "out.parquet").num_rows == 5
+    assert pq.read_table(tmp_path / "out-2.parquet").num_rows == 1
+
+
+def test_times_choose_rows(engine):
+    assert len(orjson.loads(logs(engine.base_url, "-f", "json", "--since", "1h")[0])) == 5
+    assert logs(engine.base_url, "-f", "json", "--until", "1h")[0] == b"[]\n"
+    assert logs(engine.base_url, "-f", "json", "--since", "2100-01-01T00:00:00Z")[0] == b"[]\n"
+
+
+def test_following_shows_what_comes(engine):
+    with command(engine.base_url, "--follow", "-f", "jsonl") as process:
+        try:
+            for _ in range(5):
+                process.stdout.readline()
+            infer(engine, 1)
+            row = orjson.loads(process.stdout.readline())
+            assert row["in"] == {"x": [0.5, 1.5, 2.5, 3.5]}
+        finally:
+            process.terminate()
+
+
+def test_the_folder_of_a_stopped_engine(engine, folder):
+    rows = engine.post("/logs", b"{}").json
+    _, errors = logs(folder, code=3)
+    assert "belongs to a running engine" in errors
+    assert "http://" in errors
+
+    engine.stop()
+
+    assert orjson.loads(logs(folder, "-f", "json")[0]) == rows
+    assert orjson.loads(logs(folder / "log", "-f", "json", "-n", "2")[0]) == rows[:2]
+
+
+def test_anomalies_only(engine_process, tmp_path):
+    pipeline = tmp_path / "checked"
+    models.write_pipeline(pipeline, models.linear())
+    definition = orjson.loads((pipeline / "pipeline.json").read_bytes())
+    definition["steps"].append({"Check": {"tree": [orjson.dumps(CHECK).decode()]}})
+    (pipeline / "pipeline.json").write_bytes(orjson.dumps(definition))
+    running = engine_process(
+        PIPELINE_URL=str(pipeline),
+        PERSIST_DIR=str(tmp_path / "persist"),
+        LOCAL_INFERENCE_STORAGE="1Mi",
+        PLATEAU_PAGE_SIZE="10",
+    ).ready()
+    for value in (1.0, 1e9, 2.0):
+        assert running.post("/infer", [{"x": [value] * 4}]).status == 200
+
+    rows = orjson.loads(logs(running.base_url, "-f", "json", "--anomalies-only")[0])
+
+    assert [row["in"]["x"][0] for row in rows] == [1e9]
+    assert rows[0]["anomaly"] == {"count": 1, "large": True}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["http://127.0.0.1:1"], 3, "cannot be read"),
+        (["/nowhere"], 3, "holds no inference log"),
+        (["-f", "parquet"], 2, "--output"),
+        (["ftp://host"], 2, "http://host:8080"),
+        (["--since", "yesterday"], 2, "15m"),
+        (["/tmp", "--follow"], 2, "URL"),
+        (["-n", "0"], 2, "1 or more"),
+    ],
+)
+def test_what_is_wrong_is_said(arguments, code, words):
+    _, errors = logs(*arguments, code=code)
+
+    assert words in errors
+    assert errors.startswith("sagitta: ")

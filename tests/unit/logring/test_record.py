@@ -1,0 +1,192 @@
+"""What is kept reads back as the records reply itself, whatever the columns are."""
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from support.answers import MODEL, answer
+
+from engine.codecs.record_batch import record_batch
+from engine.logring import LogRing, PageQuery
+from engine.logring.decode import copy_piece, to_batch
+from engine.logring.header import read_header
+from engine.logring.record import LogEncoder
+from engine.values import CheckResult, ModelIdentity, Output, RowModels, Shadow
+
+CHALLENGER = ModelIdentity("challenger", "v", "a" * 64)
+FLOATS = np.arange(12, dtype=np.float32).reshape(3, 4)
+
+
+def fixed(values):
+    return pa.FixedSizeListArray.from_arrays(pa.array(values.ravel()), values.shape[1])
+
+
+def listed(values):
+    offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values.ravel()))
+
+
+def outputs(**named):
+    return tuple(Output(name, values, per_row=True) for name, values in sorted(named.items()))
+
+
+CASES = {
+    "json floats": answer({"tensor": FLOATS.astype(float).tolist()}, 3),
+    "json one row": answer({"tensor": [[0.1, 47.6952018738]]}, 1),
+    "json integers": answer({"tensor": [[1, 2], [3, 4]]}, 2),
+    "json mixed numbers": answer({"tensor": [[1, 2.5]]}, 1),
+    "json scalars": answer({"b": [1.5, 2.5], "a": [1, 2]}, 2),
+    "json text": answer({"query": ["hé", "x"], "n": [1, 2]}, 2),
+    "json booleans": answer({"flag": [True, False]}, 2),
+    "json ragged": answer({"tensor": [[1.0], [2.0, 3.0]]}, 2),
+    "json nested": answer({"image": [[[1.0, 2.0]], [[3.0, 4.0]]]}, 2),
+    "json too large for int64": answer({"tensor": [[0.5], [float(2**70)]]}, 2),
+    "arrow fixed lists": answer({"tensor": fixed(FLOATS)}, 3, row_shapes={"tensor": (4,)}),
+    "arrow lists": answer({"tensor": listed(FLOATS)}, 3),
+    "arrow slice": answer({"tensor": fixed(FLOATS).slice(1)}, 2),
+    "arrow list slice": answer({"tensor": listed(FLOATS).slice(1, 2)}, 2),
+    "arrow float16": answer({"tensor": fixed(FLOATS.astype(np.float16))}, 3),
+    "arrow bools": answer({"flag": pa.array([True, False, True])}, 3),
+    "arrow ragged": answer({"tensor": pa.array([[1.0], [2.0, 3.0]])}, 2),
+    "arrow nulls": answer({"note": pa.array(["a", None])}, 2),
+    "outputs of all kinds": answer(
+        {"tensor": [[1.0]] * 3},
+        3,
+        outputs=outputs(
+            boxes=np.arange(24, dtype=np.float32).reshape(3, 2, 4),
+            label=np.array([1, 2, 3]),
+            flag=np.array([[True], [False], [True]]),
+            half=FLOATS.astype(np.float16),
+            small=np.array([[1], [2], [3]], np.uint8),
+            transposed=FLOATS.T[:3],
+        ),
+    ),
+    "text output": answer(
+        {"tensor": [[1.0]] * 2}, 2, outputs=outputs(text=np.array([["a"], ["é"]], object))
+    ),
+    "one row, output of any shape": answer(
+        {"tensor": [[1.0]]}, 1, outputs=(Output("boxes", FLOATS, per_row=False),)
+    ),
+    "no finite numbers": answer({"tensor": fixed(np.array([[np.nan, np.inf]]))}, 1),
+    "validations": answer(
+        {"tensor": [[1.0], [2.0], [3.0]]},
+        3,
+        checks=CheckResult(
+            np.array([0, 2, 1], np.uint32),
+            {
+                "late": np.array([False, True, True]),
+                "early": np.array([False, True, False]),
+            },
+            (),
+        ),
+    ),
+    "challengers": answer(
+        {"tensor": [[1.0], [2.0]]},
+        2,
+        shadows=(
+            Shadow("xgb", outputs(variable=FLOATS[:2, :1])),
+            Shadow("gbr", outputs(variable=FLOATS[1:, :1])),
+        ),
+    ),
+    "rows sent to several models": answer(
+        {"tensor": [[1.0], [2.0], [3.0]]},
+        3,
+        outputs=outputs(
+            _model_split=np.array([["a"], ["a"], ["b"]], object), y=FLOATS[:, :1].copy()
+        ),
+        row_models=RowModels((MODEL, CHALLENGER), np.array([0, 0, 1])),
+    ),
+    "three steps": answer({"tensor": [[1.0]]}, 1, elapsed_ns=(1, 2, 3, 2**63)),
+}
+
+
+@pytest.fixture
+def ring(tmp_path):
+    ring = LogRing(tmp_path / "log", 4 << 20, record_batch)
+    yield ring
+    ring.close()
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_kept_answer_reads_back_as_its_records_reply(ring, name):
+    result = CASES[name]
+
+    assert ring.append([result]) == result.frame.rows
+    batch = ring.page(PageQuery()).batch
+    batch.validate(full=True)
+    assert batch.schema.equals(record_batch(result).schema, check_metadata=True)
+    assert str(batch.to_pylist()) == str(record_batch(result).to_pylist())
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if CASES[name].frame.rows > 1])
+def test_a_large_answer_is_split_and_reads_back_whole(name):
+    result = CASES[name]
+    records = LogEncoder(record_batch).encode(result, 1)
+
+    assert [record.rows for record in records] == [1] * result.frame.rows
+    pieces = []
+    for record in records:
+        value = memoryview(record.value(0))
+        pieces.append(copy_piece(value, read_header(value), record.context, 0, 1))
+    assert str(to_batch(pieces).to_pylist()) == str(record_batch(result).to_pylist())
+
+
+def test_answers_with_other_constants_share_a_page(ring):
+    other = ModelIdentity("challenger", "v", "a" * 64)
+    kept = [
+        answer({"tensor": [[1.0]]}, 1, time_ms=5),
+        answer({"tensor": [[2.0], [3.0]]}, 2, model=other, elapsed_ns=(7, 8, 9)),
+        answer({"tensor": [[4.0]]}, 1, partition="edge-2", elapsed_ns=(1,)),
+    ]
+    ring.append(kept)
+
+    page = ring.page(PageQuery())
+
+    rows = [row for result in kept for row in record_batch(result).to_pylist()]
+    assert page.batch.to_pylist() == rows
+    assert page.status == "All"
+
+
+def test_a_row_wise_answer_that_has_no_records_is_counted_not_raised(ring):
+    result = answer({"tensor": [[1.0], [2.0]]}, 2, outputs=(Output("x", FLOATS, per_row=False),))
+
+    assert ring.append([result]) == 0
+    assert ring.stats().rows_not_kept == {"no_record_form": 2}
+
+
+@pytest.mark.parametrize("column", [[["x" * 50]] * 2, [[0.5] * 20] * 2], ids=["arrow", "raw"])
+def test_a_column_that_is_too_large_is_dropped_and_named(tmp_path, column):
+    ring = LogRing(tmp_path / "log", 4 << 20, record_batch, max_column_bytes=40)
+    ring.append([answer({"big": column, "small": [1, 2]}, 2)])
+
+    rows = ring.page(PageQuery()).batch.to_pylist()
+    ring.close()
+
+    assert [row["in"] for row in rows] == [{"small": 1}, {"small": 2}]
+    assert rows[0]["metadata"]["dropped"] == ["in.big"]
+
+
+def test_a_lone_column_that_is_too_large_leaves_an_empty_struct(tmp_path):
+    ring = LogRing(tmp_path / "log", 4 << 20, record_batch, max_column_bytes=40)
+    ring.append([answer({"big": [[0.5] * 20]}, 1), answer({"big": [["x" * 50]]}, 1)])
+
+    first = ring.page(PageQuery())
+    second = ring.page(PageQuery(start_row=first.next_row))
+    ring.close()
+
+    rows = first.batch.to_pylist() + ([] if second.batch is None else second.batch.to_pylist())
+    assert [row["in"] for row in rows] == [{}, {}]
+
+
+def test_an_answer_without_rows_keeps_nothing(ring):
+    assert ring.append([answer({"tensor": []}, 0, outputs=())]) == 0
+    assert ring.stats().next_row == 0
+
+
+def test_an_identity_that_died_is_not_mistaken_for_a_new_one(ring):
+    names = [f"model-{n}" for n in range(600)]  # more kinds than the encoder remembers
+    for name in names:
+        ring.append([answer({"t": [1.0]}, 1, model=ModelIdentity(name, "v", MODEL.sha))])
+
+    rows = ring.page(PageQuery(page_rows=1000)).batch.to_pylist()
+
+    assert [name in row["metadata"]["last_model"] for name, row in zip(names, rows, strict=True)]
