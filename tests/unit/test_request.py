@@ -78,7 +78,7 @@ def test_requests_share_a_run(pipeline):
 def test_one_bad_request_fails_alone(pipeline):
     callers = [caller(pipeline, value) for value in (1, 13, 2)]
 
-    answer(callers, Metrics())
+    answer(callers, Metrics(), None)
 
     assert [callers[0].outcome, callers[2].outcome] == [[1], [2]]
     assert isinstance(callers[1].outcome, InferenceFailedError)
@@ -99,7 +99,7 @@ def test_gone_callers_leave_before_the_run(pipeline):
 def test_too_many_rows_run_alone(pipeline):
     large = caller(pipeline, *range(11), waited=False)
 
-    answer([large], Metrics())
+    answer([large], Metrics(), None)
 
     assert large.policy is None
     assert (pipeline.runs, large.outcome) == (["alone"], 11)
@@ -108,7 +108,7 @@ def test_too_many_rows_run_alone(pipeline):
 def test_rows_that_were_never_decoded_are_an_error_of_their_own(pipeline):
     empty = Caller(pipeline)
 
-    answer([empty], Metrics())
+    answer([empty], Metrics(), None)
 
     assert empty.is_answered
     assert isinstance(empty.outcome, Exception)
