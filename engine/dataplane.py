@@ -88,8 +88,7 @@ class RunningPipeline:
     def allow_batches(self, wanted: BatchPolicy) -> str:
         """Try whether requests may be run together, and from now on do so if they may.
 
-        Returns:
-            The verdict in words, for the log.
+        Returns the verdict in words, for the log.
         """
         model = self._plan.joint_model
         if model is None:

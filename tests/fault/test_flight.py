@@ -287,6 +287,34 @@ def test_deadlines_of_a_millisecond_leak_nothing(serving):
     assert is_well(engine)
 
 
+# 44, in short: nothing grows
+
+
+def test_memory_threads_and_descriptors_are_flat(serving):
+    engine = serving("linear", environ={**FLIGHT, "MAX_BATCH_ROWS": "64"})
+    rng = np.random.default_rng(44)
+    bad = pa.record_batch({"x": vectors([[1, 2, 3]])})
+
+    def round_of_load():
+        for rows in rng.integers(1, 3_000, size=150).tolist():
+            values = pa.array(rng.normal(size=rows * 4).astype(np.float32))
+            batch = pa.record_batch({"x": pa.FixedSizeListArray.from_arrays(values, 4)})
+            assert exchange(connect(engine), [batch, batch])[1][0].num_rows == rows
+            with contextlib.suppress(fl.FlightServerError):
+                exchange(connect(engine), [bad])
+        engine.until_metric("sagitta_flight_calls", 0)
+
+    for _ in range(2):
+        round_of_load()
+    before = engine.rss_bytes()
+    for _ in range(4):
+        round_of_load()
+
+    assert engine.rss_bytes() - before < 16 << 20
+    until(lambda: threads_of(engine) < 60)
+    assert len(os.listdir(f"/proc/{engine.pid}/fd")) < 200
+
+
 # 32: the end
 
 
