@@ -30,7 +30,9 @@ check: $(VENV)/.development
 	$(BIN)/mypy
 
 bench: $(VENV)/.development
-	$(BIN)/pytest benchmarks
+	@mkdir -p .benchmarks
+	$(BIN)/pytest benchmarks --benchmark-quiet --benchmark-json=.benchmarks/figures.json
+	$(BIN)/python benchmarks/report.py .benchmarks/figures.json
 
 example: $(VENV)/.development
 	$(BIN)/python $(EXAMPLE)/make_example.py

@@ -62,12 +62,12 @@ def save_convolution(path, classes=1001):
     """One image ``[N, 3, 224, 224]`` to ``[N, classes]``: a small convolution and a dense layer."""
     random = np.random.default_rng(3)
     weights = {
-        "kernel": random.normal(0, 0.1, (16, 3, 7, 7)),
-        "head": random.normal(0, 0.1, (16, classes)),
+        "kernel": random.normal(0, 0.1, (32, 3, 7, 7)),
+        "head": random.normal(0, 0.1, (32, classes)),
         "bias": random.normal(0, 0.1, classes),
     }
     nodes = [
-        helper.make_node("Conv", ["tensor", "kernel"], ["c"], strides=[6, 6], pads=[3, 3, 3, 3]),
+        helper.make_node("Conv", ["tensor", "kernel"], ["c"], strides=[3, 3], pads=[3, 3, 3, 3]),
         helper.make_node("Relu", ["c"], ["r"]),
         helper.make_node("GlobalAveragePool", ["r"], ["p"]),
         helper.make_node("Flatten", ["p"], ["f"]),

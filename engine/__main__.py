@@ -34,6 +34,9 @@ class Command(NamedTuple):
 
 COMMANDS = {
     "serve": Command("engine.__main__:serve", "serve the published pipeline"),
+    "publish": Command("engine.commands.publish:run", "publish ONNX models as a pipeline"),
+    "pull": Command("engine.commands.pull:run", "fetch a publish, for later or for elsewhere"),
+    "inspect": Command("engine.commands.inspect:run", "show what a publish holds"),
     "logs": Command("engine.commands.logs:run", "read the inference log"),
 }
 
@@ -78,6 +81,7 @@ def serve(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """
     from engine.config import EngineConfig, help_table  # noqa: PLC0415
     from engine.edge.bundle import decode_bundle  # noqa: PLC0415
+    from engine.publish.credentials import credential_files  # noqa: PLC0415
 
     asks_help = bool({"-h", "--help"} & set(arguments))  # the table takes 1 ms to lay out
     parser = argparse.ArgumentParser(
@@ -88,7 +92,7 @@ def serve(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     )
     parser.parse_args(arguments)
     config = EngineConfig.from_environ(environ, decode_bundle=decode_bundle)
-    return _load("engine.app:serve")(config)
+    return _load("engine.app:serve")(config, credential_files(environ))
 
 
 def _parser() -> argparse.ArgumentParser:

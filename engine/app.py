@@ -31,15 +31,17 @@ from engine.dataplane import DataPlane
 from engine.errors import StartupError
 from engine.loading import load_pipeline, open_log
 from engine.metrics import Metrics
+from engine.options import PersistFolder, pull_options, read_tokens
+from engine.publish.reference import parse_reference
 from engine.rest.app import metrics_app, rest_app
 from engine.rest.connection import sweep
 from engine.rest.exchange import BodyBudget, Service
 from engine.rest.server import HttpServer, TlsFiles, listen
 from engine.rest.turn import Turn
 from engine.sessions.cpus import available_cpus, intra_op_threads
-from engine.tokens import TokenFile
 
 if TYPE_CHECKING:
+    from pathlib import Path
     from typing import Final
 
     from engine.config import EngineConfig
@@ -55,11 +57,12 @@ GC_THRESHOLD: Final = (20_000, 50, 50)  # full collections pause for 100 ms in a
 log = logging.getLogger("sagitta")
 
 
-def serve(config: EngineConfig) -> int:
+def serve(config: EngineConfig, credential_files: tuple[Path, ...] = ()) -> int:
     """Run the engine until it is told to stop.
 
     Args:
         config: The whole configuration.
+        credential_files: Where Docker and Podman keep registry credentials.
 
     Returns:
         The exit code: 0.
@@ -68,7 +71,7 @@ def serve(config: EngineConfig) -> int:
         StartupError: A port is taken, or the pipeline cannot be served.
     """
     log_to_stdout(debug=config.debug)
-    engine = _Engine(config)
+    engine = _Engine(config, credential_files)
     uvloop.run(engine.run())
     engine.close()
     if engine.failure is not None:
@@ -80,7 +83,7 @@ def serve(config: EngineConfig) -> int:
 class _Engine:
     """All parts of one running engine."""
 
-    def __init__(self, config: EngineConfig) -> None:
+    def __init__(self, config: EngineConfig, credential_files: tuple[Path, ...]) -> None:
         self.config = config
         self.failure: StartupError | None = None
         log.info("Sagitta Engine - Standalone mode")
@@ -88,6 +91,9 @@ class _Engine:
             log.debug(line)
         for warning in config.warnings:
             log.warning(warning)
+        self.reference = parse_reference(config.pipeline_url)
+        self.persist = PersistFolder(config, log.warning)
+        self.pull_options = pull_options(config, self.persist.path, credential_files)
         available, how = available_cpus()
         self.threads, warning_text = intra_op_threads(config.cpu_cores, available)
         if warning_text:
@@ -98,7 +104,7 @@ class _Engine:
         log.info("Accelerator: %s", config.accelerator)
         self.partition = config.edge.edge_name if config.edge else socket.gethostname()
         metrics = Metrics()
-        self.log = open_log(config, log.warning)
+        self.log = open_log(config.log_storage_bytes, self.persist.path)
         self.plane = DataPlane(metrics, self.log)
         self.line: Line[InferRequest] = Line(
             self.threads,
@@ -114,10 +120,9 @@ class _Engine:
             max_body_bytes=config.max_body_bytes,
             request_timeout_s=config.request_timeout_s,
             records_by_default=config.inference_response == "records",
-            tokens=_read_tokens(config),
+            tokens=read_tokens(config),
         )
         self._servers: list[HttpServer] = []
-        self._stop_requests = 0
         self._loader = threading.Thread(target=self._load, name="loader")
         self._flight: FlightServer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -168,18 +173,24 @@ class _Engine:
 
     def close(self) -> None:
         """Join the threads; neither a model nor a Flight client can hold the process up."""
+        for number in (signal.SIGTERM, signal.SIGINT):  # the event loop, which had them, is closed
+            signal.signal(number, self._leave_now)
         grace_s = self.config.shutdown_grace_s
         has_flight_ended = self._flight is None or self._flight.stop(grace_s - DRAIN_S)
         ended = self.line.close(grace_s) and self.plane.close(grace_s)
         self._loader.join(timeout=grace_s)
         if self.log is not None:
             self.log.close(timeout_s=grace_s)
+        self.persist.close()
         if not ended or self._loader.is_alive():
             log.warning("a model was still running after SHUTDOWN_GRACE_S: leaving it behind")
         elif has_flight_ended:
             return
         elif self.failure is None:
             log.info("Stopped, with Flight streams still open")
+        self._leave_now()
+
+    def _leave_now(self, *_signal: object) -> None:
         flush()
         os._exit(0 if self.failure is None else 3)
 
@@ -210,8 +221,9 @@ class _Engine:
         started = time.monotonic()
         try:
             pipeline = load_pipeline(
-                self.config.pipeline_url,
+                self.reference,
                 self.plane,
+                pull_options=self.pull_options,
                 threads=self.threads,
                 batch=BatchPolicy(
                     self.config.max_batch_rows,
@@ -256,12 +268,8 @@ class _Engine:
 
     def _stop(self) -> None:
         """A signal: the first drains, the second leaves at once."""
-        self._stop_requests += 1
-        if self._stop_requests > 1:
-            for server in self._servers:
-                server.force_exit = True
-            self._exit()
-            return
+        if self.plane.is_draining:
+            self._leave_now()
         log.info("Stopping: no longer ready, answering what is open")
         self.plane.drain()
         self._drained_at = time.monotonic() + min(DRAIN_S, self.config.shutdown_grace_s / 4)
@@ -292,14 +300,3 @@ def _tls(config: EngineConfig) -> TlsFiles | None:
     if config.tls_cert_file is None or config.tls_key_file is None:
         return None
     return TlsFiles(config.tls_cert_file, config.tls_key_file, config.tls_client_ca_file)
-
-
-def _read_tokens(config: EngineConfig) -> TokenFile | None:
-    if config.api_token_file is None:
-        return None
-    try:
-        return TokenFile(config.api_token_file)
-    except OSError as error:
-        raise StartupError(
-            f"API_TOKEN_FILE {str(config.api_token_file)!r} cannot be read: {error.strerror}"
-        ) from error

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from engine.metrics import Metrics
     from engine.pipeline.plan import Answer, Plan
     from engine.request import InferRequest
-    from engine.values import Array, Frame, ModelIdentity, PipelineIdentity
+    from engine.values import Array, Frame, ModelIdentity, Output, PipelineIdentity
 
 __all__ = ["DataPlane", "RunningPipeline", "ServedModel", "Status"]
 
@@ -112,10 +112,7 @@ class RunningPipeline:
         return feeds, self if self._is_one_kind else (self, *(feed.shape[1:] for feed in feeds))
 
     def infer_together(self, requests: Sequence[InferRequest]) -> None:
-        """Run requests of one key in one run, on the calling thread, and set their outcomes.
-
-        Args:
-            requests: with their feeds; at least one.
+        """Run requests of one key, with their feeds, in one run, and set their outcomes.
 
         Raises:
             EngineError: the run failed, or a request cannot be checked; no outcome counts.
@@ -130,12 +127,18 @@ class RunningPipeline:
         outputs = model.run(feeds, total)
         run_ns = time.monotonic_ns() - started_ns
         self.cost.learn(total, run_ns)
-        if len(rows) > 1 and any(len(output.values) != total for output in outputs):
+        if len(rows) == 1:
+            self._conclude(requests[0], outputs, run_ns)
+            return
+        if any(len(output.values) != total for output in outputs):
             raise InternalError(f"model {model.identity.name!r} gave other rows than it was fed")
         for request, own in zip(requests, split(outputs, rows), strict=True):
-            frame = request.decoded()
-            answer = self._plan.after_joint_run(frame.columns, frame.rows, own, run_ns)
-            request.outcome = self._result(frame, answer, request.parse_ns)
+            self._conclude(request, own, run_ns)
+
+    def _conclude(self, request: InferRequest, outputs: tuple[Output, ...], run_ns: int) -> None:
+        frame = request.decoded()
+        answer = self._plan.after_joint_run(frame.columns, frame.rows, outputs, run_ns)
+        request.outcome = self._result(frame, answer, request.parse_ns)
 
     def infer(self, frame: Frame, started_ns: int) -> InferResult:
         """Run a request's rows on the calling thread.
@@ -244,7 +247,7 @@ class DataPlane:
         running = self.running
         if name != running.identity.id:
             raise NotFoundError(
-                f"no pipeline {name!r} here: this engine serves {running.identity.id!r} "
+                f"no pipeline {name[:200]!r} here: this engine serves {running.identity.id!r} "
                 "(and POST /infer always reaches the pipeline that is served)"
             )
         return running

@@ -8,13 +8,13 @@ Rules that hold here:
 from __future__ import annotations
 
 import hashlib
+import sys
 import threading
 from typing import TYPE_CHECKING
 
 from engine.batching.cost import RunCost
 from engine.batching.line import BatchPolicy
 from engine.codecs.record_batch import record_batch
-from engine.config import resolve_persist_dir
 from engine.dataplane import RunningPipeline, ServedModel
 from engine.logring import LogRing
 from engine.pipeline.compiler import compile_plan
@@ -22,20 +22,22 @@ from engine.pipeline.definition import DefinitionDraft, parse_definition
 from engine.pipeline.plan import PlanOptions
 from engine.pipeline.stages import find_stages
 from engine.publish.artifact import version_of
+from engine.publish.progress import progress_for
 from engine.publish.pull import open_artifact
-from engine.publish.reference import parse_reference
 from engine.sessions.providers import check_provider, choose_providers
 from engine.sessions.session import ModelOptions, ModelSession
 from engine.values import ModelIdentity, PipelineIdentity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
-    from engine.config import EngineConfig
     from engine.dataplane import DataPlane
     from engine.pipeline.definition import DynamicBatching, ModelDraft
     from engine.pipeline.steps import ModelKey
     from engine.publish.artifact import Artifact
+    from engine.publish.pull import PullOptions
+    from engine.publish.reference import Reference
 
 __all__ = ["load_pipeline", "open_log"]
 
@@ -43,9 +45,10 @@ _session_lock = threading.Lock()  # ONNX Runtime must not create sessions concur
 
 
 def load_pipeline(
-    url: str,
+    reference: Reference,
     plane: DataPlane,
     *,
+    pull_options: PullOptions,
     threads: int,
     batch: BatchPolicy,
     accelerator: str,
@@ -57,8 +60,9 @@ def load_pipeline(
     """Load the published pipeline and announce it to the data plane on the way.
 
     Args:
-        url: ``PIPELINE_URL``.
+        reference: What ``PIPELINE_URL`` names.
         plane: Is told what is being loaded; does not serve it yet.
+        pull_options: Registry, cache and signature key.
         threads: Intra-op threads of each session.
         batch: How requests are run together, where the model allows it; a published setting wins.
         accelerator: As in ``ACCELERATOR``.
@@ -82,7 +86,13 @@ def load_pipeline(
         drafts.append(draft)
         return draft.models
 
-    artifact = open_artifact(parse_reference(url), read_models=read_models, report=report)
+    artifact = open_artifact(
+        reference,
+        options=pull_options,
+        read_models=read_models,
+        report=report,
+        progress=progress_for(sys.stderr, report),
+    )
     definition = drafts[-1].resolve(artifact.layers)
     identity = PipelineIdentity(definition.id, _version(artifact, definition.version))
     served = tuple(
@@ -155,19 +165,16 @@ def _list(specs: Sequence[object]) -> str:
     return "; ".join(map(str, specs)) or "none declared"
 
 
-def open_log(config: EngineConfig, warn: Callable[[str], None]) -> LogRing | None:
+def open_log(storage_bytes: int | None, persist_dir: Path) -> LogRing | None:
     """Open the log of inferences where LOCAL_INFERENCE_STORAGE asks for one.
 
     Args:
-        config: The whole configuration.
-        warn: Takes what the operator should know.
+        storage_bytes: How much disk the log may take; None where it is off.
+        persist_dir: The resolved ``PERSIST_DIR``.
 
     Returns:
         The log, not started; None where it is off.
     """
-    if config.log_storage_bytes is None:
+    if storage_bytes is None:
         return None
-    persist_dir, warning = resolve_persist_dir(config.persist_dir)
-    if warning is not None:
-        warn(warning)
-    return LogRing(persist_dir / "log", config.log_storage_bytes, record_batch)
+    return LogRing(persist_dir / "log", storage_bytes, record_batch)

@@ -71,18 +71,16 @@ class InferRequest(Entry):
         outcome: the answer, or why there is none.
     """
 
-    __slots__ = ("feeds", "frame", "outcome", "parse_ns", "pipeline", "queue_ns", "started_ns")
+    frame: Frame | None = None
+    feeds: Sequence[Array] | None = None
+    parse_ns = 0
+    queue_ns = 0
+    outcome: InferResult | Exception | None = None
 
     def __init__(self, pipeline: Runner) -> None:
         """Begin a request; its clock starts now."""
-        super().__init__()
         self.pipeline = pipeline
-        self.frame: Frame | None = None
-        self.feeds: Sequence[Array] | None = None
         self.started_ns = time.monotonic_ns()
-        self.parse_ns = 0
-        self.queue_ns = 0
-        self.outcome: InferResult | Exception | None = None
 
     def prepare(self, frame: Frame) -> None:
         """Take the decoded rows, and where they may be run with others, make them ready for it.
@@ -135,6 +133,10 @@ def answer(requests: Sequence[InferRequest], metrics: Metrics, log: Log | None) 
         metrics: counts the runs that were shared, and the requests that were not run.
         log: keeps the answers, all of a run in one commit, before any of them leaves.
     """
+    if len(requests) == 1 and not requests[0].queued_ns:
+        _run_alone(requests[0])
+        requests[0].settle()
+        return
     live = []
     now_ns = time.monotonic_ns()
     for request in requests:

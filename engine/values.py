@@ -179,10 +179,17 @@ class CheckResult:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Shadow:
-    """What a challenger made of the same rows; it stands beside the answer."""
+    """What a challenger made of the same rows; it stands beside the answer.
+
+    Attributes:
+        model_name: the challenger.
+        outputs: its outputs, ordered by name; without rows where they are missing.
+        is_missing: whether it failed or was late: every column then has no value.
+    """
 
     model_name: str
     outputs: tuple[Output, ...]
+    is_missing: bool = False
 
 
 @dataclasses.dataclass(frozen=True, slots=True, eq=False)
@@ -211,7 +218,7 @@ class InferResult:
         pipeline: the pipeline that ran.
         partition: name of the edge, or of the host where there is none.
         checks: what the validation checks found; None where the pipeline has none.
-        shadows: the challengers' results that were there in time, in the definition's order.
+        shadows: the challengers' results, in the definition's order, missing ones too.
         row_models: the last step's model of each row; None where ``model`` answered all.
     """
 

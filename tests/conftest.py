@@ -19,6 +19,19 @@ def golden():
     return folder
 
 
+def stop_all(engines):
+    """End every engine that a test has left running; then complain of the first bad end."""
+    failures = []
+    for engine in engines:
+        if engine.process.returncode is None:
+            try:
+                engine.stop()
+            except Exception as failure:  # noqa: BLE001 - the other engines must end too
+                failures.append(failure)
+    if failures:
+        raise failures[0]
+
+
 @pytest.fixture
 def engine_process():
     """Start engines for one test: ``engine_process(PIPELINE_URL=…)``; each must end cleanly."""
@@ -30,9 +43,7 @@ def engine_process():
         return engine
 
     yield start
-    for engine in started:
-        if engine.process.returncode is None:
-            engine.stop()
+    stop_all(started)
 
 
 @pytest.fixture(scope="module")
@@ -50,9 +61,8 @@ def serving(tmp_path_factory):
             content = getattr(models, model)() if isinstance(model, str) else model
             folder = tmp_path_factory.mktemp("pipeline")
             models.write_pipeline(folder, content, **definition)
-            running[key] = Engine({"PIPELINE_URL": str(folder), **(environ or {})})
-        return running[key].ready()
+            running[key] = Engine({"PIPELINE_URL": str(folder), **(environ or {})}).ready()
+        return running[key]
 
     yield get
-    for engine in running.values():
-        engine.stop()
+    stop_all(running.values())

@@ -37,7 +37,7 @@ def merge(requests: Sequence[Sequence[Array]]) -> Sequence[Array]:
     return [np.concatenate(tensors) for tensors in zip(*requests, strict=True)]
 
 
-def split(outputs: Sequence[Output], rows: Sequence[int]) -> list[tuple[Output, ...]]:
+def split(outputs: tuple[Output, ...], rows: Sequence[int]) -> list[tuple[Output, ...]]:
     """The outputs of one run as those of the requests in it.
 
     Args:
@@ -48,7 +48,7 @@ def split(outputs: Sequence[Output], rows: Sequence[int]) -> list[tuple[Output, 
         Per request its outputs, in the same order; views.
     """
     if len(rows) == 1:
-        return [tuple(outputs)]
+        return [outputs]
     ends = list(accumulate(rows))
     return [
         tuple(

@@ -20,6 +20,7 @@ class RunCost:
 
     def __init__(self) -> None:
         self._mean_ns: list[float] = [0.0] * 64
+        self._least_ns: list[float] = [0.0] * 64
 
     def learn(self, rows: int, run_ns: int) -> None:
         """Take a measured run into account, a longer one as twice the mean at most.
@@ -32,6 +33,16 @@ class RunCost:
         mean_ns = self._mean_ns[size] or float(run_ns)
         counted_ns = run_ns if run_ns > LONG_NS else min(run_ns, 2.0 * mean_ns)
         self._mean_ns[size] = mean_ns + (counted_ns - mean_ns) / 8
+
+        least_ns = self._least_ns[size] or float(run_ns)
+        self._least_ns[size] = min(run_ns, least_ns + (run_ns - least_ns) / 256)
+
+    def least_ns(self, rows: int) -> float | None:
+        """What a run of about so many rows takes when nothing interrupts it; None if not known.
+
+        A measured time holds the wait for the interpreter's lock; the least of many does not.
+        """
+        return self._least_ns[rows.bit_length()] or None
 
     def estimate_ns(self, rows: int) -> float | None:
         """The expected time of a run; scaled up from smaller runs, None where there were none."""

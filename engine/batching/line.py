@@ -68,26 +68,14 @@ class Entry:
         is_abandoned: its caller has stopped waiting.
     """
 
-    __slots__ = (
-        "batch",
-        "is_abandoned",
-        "key",
-        "policy",
-        "queued_ns",
-        "rows",
-        "size_bytes",
-        "turn",
-    )
-
-    def __init__(self) -> None:
-        self.rows = 0
-        self.size_bytes = 0
-        self.policy: BatchPolicy | None = None
-        self.key: object = None
-        self.queued_ns = 0
-        self.turn: threading.Lock | None = None
-        self.batch: list[Entry] | None = None
-        self.is_abandoned = False
+    rows = 0
+    size_bytes = 0
+    policy: BatchPolicy | None = None
+    key: object = None
+    queued_ns = 0
+    turn: threading.Lock | None = None
+    batch: list[Entry] | None = None
+    is_abandoned = False
 
     def is_held(self) -> bool:
         """Whether the policy would have it wait for company, were it alone."""

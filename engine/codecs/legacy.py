@@ -50,7 +50,9 @@ def write_legacy(result: InferResult) -> bytes:
         "original_data": None if original is None else orjson.Fragment(repeat_json(original)),
         "outputs": _outputs(result.outputs),
         "pipeline_name": result.pipeline.id,
-        "shadow_data": {one.model_name: _outputs(one.outputs) for one in result.shadows},
+        "shadow_data": {
+            one.model_name: _outputs(one.outputs) for one in result.shadows if not one.is_missing
+        },
         "time": result.time_ms,
     }
     return orjson.dumps([element], option=orjson.OPT_SERIALIZE_NUMPY)

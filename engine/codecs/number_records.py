@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 import simdjson
 
@@ -23,6 +24,7 @@ __all__ = ["read_number_records"]
 
 KEEP_BYTES: Final = 1 << 20  # a parser keeps some 14 bytes for each byte of its largest text
 ITEM_BYTES: Final = 8
+OPENING: Final = ord("[")
 NOT_NUMBERS: Final = (ValueError, TypeError, KeyError, IndexError, AttributeError)
 
 _parsers: list[simdjson.Parser] = []  # those that are not in use; append and pop are atomic
@@ -40,9 +42,10 @@ def read_number_records(body: bytes | bytearray) -> tuple[str, pa.Array] | None:
     """
     if not body.startswith(b"["):
         return None  # simdjson would skip a byte order mark
+    brackets = int(np.count_nonzero(np.frombuffer(body, np.uint8) == OPENING))  # .count takes 9 x
     parser = _parsers.pop() if _parsers else simdjson.Parser()
     try:
-        found = _read(parser.parse(body), lists=body.count(b"[") - 1)
+        found = _read(parser.parse(body), lists=brackets - 1)
     except NOT_NUMBERS:
         return None  # with the parser, which its error may still refer to
     if len(body) <= KEEP_BYTES:

@@ -20,14 +20,14 @@ import pyarrow as pa
 
 from engine.codecs.arrow_columns import ARROW_TYPES, arrow_array, is_list
 from engine.codecs.record_batch import equal_lists, rows_of
-from engine.errors import InferenceFailedError
+from engine.errors import ConflictError, InferenceFailedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.values import Array, InferResult, TensorSpec
 
-__all__ = ["input_schema", "output_batch", "output_schema"]
+__all__ = ["OutputWriter", "input_schema", "output_schema"]
 
 
 def input_schema(specs: Sequence[TensorSpec]) -> pa.Schema:
@@ -53,7 +53,7 @@ def input_schema(specs: Sequence[TensorSpec]) -> pa.Schema:
 
 
 def output_schema(specs: Sequence[TensorSpec]) -> pa.Schema:
-    """The schema of ``output_batch`` for a pipeline with these outputs, ordered by name."""
+    """The schema of ``OutputWriter`` for a pipeline with these outputs, ordered by name."""
     return pa.schema(
         [
             pa.field(
@@ -67,31 +67,45 @@ def output_schema(specs: Sequence[TensorSpec]) -> pa.Schema:
     )
 
 
-def output_batch(result: InferResult, schema: pa.Schema) -> pa.RecordBatch:
-    """The outputs of a result as a batch of a schema made by ``output_schema``.
+class OutputWriter:
+    """Writes results of one pipeline as batches of one schema; holds what all of them share.
 
-    Args:
-        result: the answer.
-        schema: of the pipeline that gave it.
-
-    Returns:
-        One row per request row; its numbers are views of the model's outputs.
-
-    Raises:
-        SchemaMismatchError: an output has not one value per row.
-        InferenceFailedError: the model gave other outputs than it declares.
+    Attributes:
+        schema: of the batches, as ``output_schema`` makes it.
     """
-    rows = result.frame.rows
-    if len(result.outputs) != len(schema):
-        raise InferenceFailedError(
-            f"the model gave the outputs {[output.name for output in result.outputs]} where it "
-            f"declares {schema.names}"
-        )
-    arrays = [
-        _array(rows_of(output, rows), field.type)
-        for output, field in zip(result.outputs, schema, strict=True)
-    ]
-    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+    def __init__(self, specs: Sequence[TensorSpec]) -> None:
+        """Prepare to write results with these outputs, ordered by name."""
+        self.schema = output_schema(specs)
+        self._kinds = [field.type for field in self.schema]
+        self._names = [spec.name for spec in specs]
+
+    def write(self, result: InferResult) -> pa.RecordBatch:
+        """The outputs of a result.
+
+        Args:
+            result: the answer.
+
+        Returns:
+            One row per request row; its numbers are views of the model's outputs.
+
+        Raises:
+            SchemaMismatchError: an output has not one value per row.
+            ConflictError: another model answered, whose outputs are not those of the stream.
+            InferenceFailedError: the model gave other shapes than it declares.
+        """
+        names = [output.name for output in result.outputs]
+        if names != self._names:
+            raise ConflictError(
+                f"model {result.model.name!r} answered these rows with {names}, which cannot stand "
+                f"in a stream of {self._names}: ask for them in a stream of their own"
+            )
+        rows = result.frame.rows
+        arrays = [
+            _array(rows_of(output, rows), kind)
+            for output, kind in zip(result.outputs, self._kinds, strict=True)
+        ]
+        return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
 
 
 def _array(values: Array, kind: pa.DataType) -> pa.Array:

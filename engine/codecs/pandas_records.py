@@ -99,7 +99,7 @@ def _leaf_texts(result: InferResult) -> dict[Path, Text]:
     for shadow in result.shadows:
         for output in shadow.outputs:
             path = (f"out_{shadow.model_name}", output.name)
-            texts[path] = _bind(_output_texts, output, frame.rows)
+            texts[path] = b"null" if shadow.is_missing else _bind(_output_texts, output, frame.rows)
     if result.checks is None:
         texts["anomaly", "count"] = b"0"
     else:

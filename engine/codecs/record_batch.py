@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         ModelIdentity,
         Output,
         RowModels,
+        Shadow,
     )
 
 __all__ = [
@@ -113,7 +114,7 @@ def _leaf_arrays(result: InferResult) -> dict[Path, tuple[pa.Field, pa.Array]]:
         leaves["out", output.name] = _output_leaf(output, rows)
     for shadow in result.shadows:
         for output in shadow.outputs:
-            leaves[f"out_{shadow.model_name}", output.name] = _output_leaf(output, rows)
+            leaves[f"out_{shadow.model_name}", output.name] = _shadow_leaf(shadow, output, rows)
     leaves |= _check_leaves(result.checks, rows)
     for name, value in metadata_values(result).items():
         kind = _METADATA_TYPES[name]
@@ -130,6 +131,15 @@ def _output_leaf(output: Output, rows: int) -> tuple[pa.Field, pa.Array]:
     if output.name == SPLIT_COLUMN:
         return _leaf(output.name, array.type, array)  # recorded without a tensor type
     return _leaf(output.name, array.type, array, shape)
+
+
+def _shadow_leaf(shadow: Shadow, output: Output, rows: int) -> tuple[pa.Field, pa.Array]:
+    """A challenger's column: it may have no value, so that the schema does not depend on that."""
+    if not shadow.is_missing:
+        field, array = _output_leaf(output, rows)
+        return field.with_nullable(True), array
+    field, array = _output_leaf(output, 0)
+    return field.with_nullable(True), pa.nulls(rows, array.type)
 
 
 def _check_leaves(checks: CheckResult | None, rows: int) -> dict[Path, tuple[pa.Field, pa.Array]]:

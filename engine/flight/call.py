@@ -3,13 +3,16 @@
 Which thread runs what: the handler's own thread, which gRPC made for the call, reads, checks,
 prepares, encodes and writes. It also runs the model when a slot is free and nobody waits; otherwise
 its request stands in the line, where it is run with others of its kind, by this thread or another.
+A run of a few microseconds takes no slot at all: to hand one over costs more than the run, and the
+interpreter's lock, which such calls hold nearly all of their time, bounds them well enough.
 
 Rules that hold here:
 - A batch is checked before anything looks at a value: types by a whitelist, rows and bytes by
   limits, then ``validate(full=True)``. Unvalidated Arrow data can crash the process.
 - The end of the stream means nothing: a killed client looks like one that is done. What counts is
   the answer to each batch.
-- Whether the client still waits is asked before a run; no slot is held while reading or writing.
+- Whether the client still waits is asked before a run, unless the run is tiny: gRPC looks at the
+  connection to find out, which takes 50 us and more. No slot is held while reading or writing.
 - A call lives longer than a pipeline: each batch is answered by the one that is served by then, as
   long as the reply keeps its schema.
 """
@@ -25,7 +28,7 @@ import pyarrow as pa
 
 from engine._proto.sagitta.flight.v1 import flight_pb2
 from engine.codecs.arrow_ipc import check_schema, row_shapes
-from engine.codecs.output_batch import output_batch, output_schema
+from engine.codecs.output_batch import OutputWriter
 from engine.codecs.record_batch import record_batch
 from engine.errors import (
     DeadlineExceededError,
@@ -36,7 +39,6 @@ from engine.errors import (
     PayloadTooLargeError,
 )
 from engine.flight.errors import CancelledError
-from engine.metrics import RequestSample
 from engine.request import InferRequest
 from engine.values import Frame, InferResult
 
@@ -55,6 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = ["FlightService", "InferCall"]
 
+TINY_RUN_NS: Final = 100_000
 POLL_S: Final = 0.05  # how often a thread that waits in the line looks whether its client does
 
 
@@ -79,8 +82,6 @@ class FlightService:
 
 class _BatchRequest(InferRequest):
     """One batch of a call."""
-
-    __slots__ = ("context",)
 
     def __init__(
         self, pipeline: RunningPipeline, context: fl.ServerCallContext, turn: threading.Lock
@@ -131,7 +132,7 @@ class InferCall:
         self._wanted = wanted
         self._reader = reader
         self._pipeline: RunningPipeline | None = None
-        self._outputs: pa.Schema | None = None
+        self._writer: OutputWriter | None = None
         self._turn = threading.Lock()
         self._turn.acquire()
         self._sequence = 0
@@ -183,12 +184,10 @@ class InferCall:
             service.metrics.record_error(error.code)
             raise
         service.metrics.record(
-            RequestSample(
-                result.frame.rows,
-                time.monotonic_ns() - request.started_ns,
-                request.queue_ns,
-                sum(result.elapsed_ns[1:]),
-            )
+            result.frame.rows,
+            time.monotonic_ns() - request.started_ns,
+            request.queue_ns,
+            sum(result.elapsed_ns[1:]),
         )
         return result
 
@@ -202,7 +201,7 @@ class InferCall:
         rows = result.frame.rows
         most_bytes = self._wanted.max_reply_bytes
         parts = 1
-        if rows > 1 and most_bytes:
+        if rows > 1 and most_bytes and _size_bytes(result, batch) > most_bytes:
             parts = min(-(-batch.nbytes // most_bytes), rows)
         metadata = flight_pb2.BatchReply(
             sequence=self._sequence, rows=rows, parts=parts, elapsed_ns=result.elapsed_ns
@@ -221,12 +220,12 @@ class InferCall:
         plane, name = self._service.plane, self._wanted.pipeline
         pipeline = plane.running if name is None else plane.named(name)
         if pipeline is not self._pipeline:
-            outputs = output_schema(pipeline.outputs)
-            if self._outputs is not None and not self._outputs.equals(outputs):
+            writer = OutputWriter(pipeline.outputs)
+            if self._writer is not None and not self._writer.schema.equals(writer.schema):
                 raise NotReadyError(
                     "the pipeline was replaced by one whose outputs differ: open a new stream"
                 )
-            self._pipeline, self._outputs = pipeline, outputs
+            self._pipeline, self._writer = pipeline, writer
         return pipeline
 
     def _check(self, batch: pa.RecordBatch) -> int:
@@ -252,10 +251,13 @@ class InferCall:
 
     def _run(self, request: _BatchRequest) -> InferResult:
         service = self._service
-        if self._context.is_cancelled():
+        least_ns = request.pipeline.cost.least_ns(request.rows)
+        if least_ns is not None and least_ns <= TINY_RUN_NS and not request.is_held():
+            service.plane.answer([request])
+        elif self._context.is_cancelled():
             service.metrics.record_cancelled()
             raise CancelledError
-        if service.line.enter(request):
+        elif service.line.enter(request):
             try:
                 service.plane.answer([request])
             finally:
@@ -291,9 +293,10 @@ class InferCall:
                 line.release()
 
     def _reply_batch(self, result: InferResult) -> pa.RecordBatch:
-        if not self._wanted.as_records:
-            self.schema = self._outputs
-            return output_batch(result, self._outputs)
+        writer = self._writer
+        if writer is not None and not self._wanted.as_records:
+            self.schema = writer.schema
+            return writer.write(result)
         batch = record_batch(result)
         if self.schema is None:
             self.schema = batch.schema
@@ -311,3 +314,12 @@ class InferCall:
             return CancelledError()
         text = str(error).partition("\n")[0][:300]
         return DecodeError(f"the stream cannot be read as Arrow data: {text}")
+
+
+def _size_bytes(result: InferResult, batch: pa.RecordBatch) -> int:
+    """How much a reply has to carry, or where it is numbers alone, about how much."""
+    if batch.num_columns > len(result.outputs) or any(
+        output.values.dtype.kind == "O" for output in result.outputs
+    ):
+        return int(batch.nbytes)
+    return sum(output.values.nbytes for output in result.outputs)

@@ -78,7 +78,7 @@ class Flow:
         decoded_ns: monotonic time when the first model's tensors were ready.
         steps_ns: the time of each model step.
         checks: what was found so far.
-        works: what challengers are working on.
+        works: the challengers and what they are working on; None where that is nothing.
     """
 
     columns: Mapping[str, Column]
@@ -90,7 +90,7 @@ class Flow:
     decoded_ns: int = 0
     steps_ns: list[int] = field(default_factory=list)
     checks: CheckResult | None = None
-    works: list[Work] = field(default_factory=list)
+    works: list[tuple[Challenger, Work | None]] = field(default_factory=list)
 
     def feeds(self, specs: Sequence[TensorSpec]) -> list[Array]:
         """The tensors that a model takes, from the request or from the model before it."""
@@ -157,9 +157,8 @@ class Ensemble:
                 work = challenger.submit(feeds(challenger.model), rows)
             except EngineError as error:
                 challenger.report("failed", str(error))
-                continue
-            if work is not None:
-                flow.works.append(work)
+                work = None
+            flow.works.append((challenger, work))
         flow.outputs = outputs
         flow.model, flow.row_models = self.answer[-1].identity, None
 

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from engine.pipeline.check_validation import Positions
     from engine.values import Array, Column, TensorSpec
 
-__all__ = ["Checks", "compile_checks"]
+__all__ = ["Checks", "compile_checks", "publish_check"]
 
 _RESERVED_NAME = "count"
 
@@ -184,11 +184,25 @@ def _read(tree: Node, program: Program, positions: Positions) -> list[_Check]:
     return [_Check(name, verdict, tree.path, {"True": {"expr": name}})]
 
 
+def publish_check(tree: str, place: str) -> str:
+    """A check as it is published: JSON, whatever form it was written in.
+
+    Args:
+        tree: an element of ``Check.tree``.
+        place: its JSON path, for errors.
+
+    Returns:
+        JSON text.
+
+    Raises:
+        StartupError: it is written in the readable form, and not in that language.
+    """
+    return tree if tree.lstrip().startswith("{") else _compile_readable(tree, place)
+
+
 def _parse(text: str, place: str) -> Node:
-    if not text.lstrip().startswith("{"):
-        text = _compile_readable(text, place)
     try:
-        return Node(place, orjson.loads(text))
+        return Node(place, orjson.loads(publish_check(text, place)))
     except orjson.JSONDecodeError as error:
         raise StartupError(
             f"pipeline definition, {place}: the check is not JSON: {error}"

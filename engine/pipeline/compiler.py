@@ -92,7 +92,7 @@ class _Compiler:
         self._warnings: list[str] = []
         self._checks: list[tuple[Checks, Signature]] = []
         self._last: list[Model] = []
-        self._beside: list[Model] = []
+        self._challengers: list[Challenger] = []
         self._model_steps = 0
 
     def compile(self) -> Plan:
@@ -107,7 +107,7 @@ class _Compiler:
             0,
             (0,) * self._model_steps,
             checks,
-            tuple(Shadow(one.identity.name, _no_rows(one.outputs)) for one in self._beside),
+            tuple(Shadow(one.model.identity.name, one.no_rows) for one in self._challengers),
         )
         inputs, outputs = self._signature.request_inputs, self._signature.first_columns
         return Plan(actions, inputs, tuple(outputs), no_rows, self._warnings)
@@ -144,7 +144,6 @@ class _Compiler:
         self._model_steps += 1
         answer, beside = place(stage.answer), place(stage.challengers)
         self._last = [one.model for one in answer]
-        self._beside += [one.model for one in beside]
         self._signature.fed(beside)
         if len(answer) > 1:
             self._signature = self._signature.alike(answer, "outputs of one kind have an average")
@@ -155,9 +154,15 @@ class _Compiler:
             self._signature = self._signature.after(answer)
         options = self._options
         challengers = [
-            Challenger(one.model, threads=options.threads, observe=options.observe_shadow)
+            Challenger(
+                one.model,
+                _no_rows(one.model.outputs),
+                threads=options.threads,
+                observe=options.observe_shadow,
+            )
             for one in beside
         ]
+        self._challengers += challengers
         return Ensemble(tuple(one.model for one in answer), tuple(challengers))
 
     def _split(self, path: str, step: RandomSplit | MetaValueSplit) -> Action:

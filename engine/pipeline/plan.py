@@ -14,7 +14,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from engine.pipeline.actions import Check, Ensemble, Flow, RunModel
-from engine.values import Shadow
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
         ModelIdentity,
         Output,
         RowModels,
+        Shadow,
         TensorSpec,
     )
 
@@ -43,7 +43,7 @@ class Answer:
         decoded_ns: monotonic time when the first model's tensors were ready.
         steps_ns: the time of each model step.
         checks: what the validation checks found; None where there are none.
-        shadows: the challengers' results that were there in time.
+        shadows: the challengers' results, missing ones too.
         row_models: the last model of each row; None where ``model`` answered all.
     """
 
@@ -193,11 +193,6 @@ def _read_nothing(spec: TensorSpec) -> Array:
 
 
 def _collect(flow: Flow) -> tuple[Shadow, ...]:
-    """The challengers' results that are there in time."""
+    """The challengers' results, as far as they are there in time."""
     asked_ns, answer_ns = time.monotonic_ns(), sum(flow.steps_ns)
-    shadows = []
-    for work in flow.works:
-        outputs = work.challenger.collect(work, asked_ns, answer_ns)
-        if outputs is not None:
-            shadows.append(Shadow(work.challenger.model.identity.name, outputs))
-    return tuple(shadows)
+    return tuple(challenger.collect(work, asked_ns, answer_ns) for challenger, work in flow.works)

@@ -17,6 +17,8 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
+from engine.values import Shadow
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Final
@@ -35,11 +37,10 @@ _WAITING_PER_THREAD = 2
 class Work:
     """The rows of one request on their way through a challenger."""
 
-    __slots__ = ("challenger", "done", "feeds", "outputs", "rows", "started_ns")
+    __slots__ = ("done", "feeds", "outputs", "rows", "started_ns")
 
-    def __init__(self, challenger: Challenger, feeds: Sequence[Array], rows: int) -> None:
+    def __init__(self, feeds: Sequence[Array], rows: int) -> None:
         """Take the rows; nothing runs yet."""
-        self.challenger = challenger
         self.feeds: Sequence[Array] = feeds
         self.rows = rows
         self.started_ns = time.monotonic_ns()
@@ -51,17 +52,24 @@ class Challenger:
     """One challenger and its threads; every method but ``start`` and ``close`` from any thread."""
 
     def __init__(
-        self, model: Model, *, threads: int, observe: Callable[[str, str, str], None]
+        self,
+        model: Model,
+        no_rows: tuple[Output, ...],
+        *,
+        threads: int,
+        observe: Callable[[str, str, str], None],
     ) -> None:
         """Take a model; no thread runs before ``start``.
 
         Args:
             model: the challenger.
+            no_rows: its outputs as they are for no rows: what stands for a missing result.
             threads: how many requests it works on at a time.
             observe: gets the model's name, one of ``failed``, ``late``, ``skipped``, and a
                 sentence about it; called from any thread.
         """
         self.model = model
+        self.no_rows = no_rows
         self._observe = observe
         self._line: queue.SimpleQueue[Work | None] = queue.SimpleQueue()
         self._limit = threads * (1 + _WAITING_PER_THREAD)
@@ -103,21 +111,30 @@ class Challenger:
         if is_full:
             self.report("skipped", f"{self._limit} requests are still before it")
             return None
-        work = Work(self, feeds, rows)
+        work = Work(feeds, rows)
         self._line.put(work)
         return work
 
-    def collect(self, work: Work, asked_ns: int, answer_ns: int) -> tuple[Output, ...] | None:
+    def collect(self, work: Work | None, asked_ns: int, answer_ns: int) -> Shadow:
         """The result of a work, if it is there in time.
 
         Args:
-            work: as ``submit`` gave it.
+            work: as ``submit`` gave it; None where there is none.
             asked_ns: monotonic time from which the waiting counts.
             answer_ns: how long the answer itself took.
 
         Returns:
-            The challenger's outputs, or None where it failed or is late.
+            The challenger's outputs, or none where it failed or is late.
         """
+        outputs = None if work is None else self._wait(work, asked_ns, answer_ns)
+        name = self.model.identity.name
+        return Shadow(name, self.no_rows if outputs is None else outputs, outputs is None)
+
+    def report(self, reason: str, text: str) -> None:
+        """Tell that a request is answered without this challenger."""
+        self._observe(self.model.identity.name, reason, text)
+
+    def _wait(self, work: Work, asked_ns: int, answer_ns: int) -> tuple[Output, ...] | None:
         grace_ns = max(GRACE_NS, answer_ns)
         wait_ns = asked_ns + grace_ns - time.monotonic_ns() if self._usual_ns <= grace_ns else 0
         if not work.done.wait(timeout=max(wait_ns, 0) / 1e9):
@@ -126,14 +143,14 @@ class Challenger:
             return None
         return work.outputs
 
-    def report(self, reason: str, text: str) -> None:
-        """Tell that a request is answered without this challenger."""
-        self._observe(self.model.identity.name, reason, text)
-
     def _run(self) -> None:
         while (work := self._line.get()) is not None:
             try:
-                work.outputs = self.model.run(work.feeds, work.rows)
+                outputs = self.model.run(work.feeds, work.rows)
+                if all(_fits(output, work.rows) for output in outputs):
+                    work.outputs = outputs
+                else:
+                    self.report("failed", "its outputs have not one value per row")
             except Exception as error:  # noqa: BLE001 - nothing of a challenger reaches an answer
                 self.report("failed", f"{type(error).__name__}: {error}")
             work.feeds = ()
@@ -142,3 +159,10 @@ class Challenger:
             with self._lock:
                 self._open_works -= 1
             work.done.set()
+
+
+def _fits(output: Output, rows: int) -> bool:
+    """Whether an output can stand beside the answer, in every kind of reply."""
+    if output.per_row:
+        return len(output.values) == rows and not output.ragged
+    return rows == 1

@@ -28,6 +28,7 @@ __all__ = [
     "RowsToModels",
     "Step",
     "WeightedModel",
+    "models_of",
     "read_step",
 ]
 
@@ -155,6 +156,21 @@ Step = (
     | RowsToModels
     | Check
 )
+
+
+def models_of(step: Step) -> tuple[ModelKey, ...]:
+    """The models that a step may run, in its order."""
+    match step:
+        case ModelInference():
+            return step.models
+        case RandomSplit():
+            return tuple(arm.model for arm in step.weights)
+        case MetaValueSplit():
+            return (step.control, *(route.model for route in step.routes))
+        case RowsToModels():
+            return tuple(row.model for row in step.rows)
+        case _:
+            return ()
 
 
 def read_step(node: Node, key_of: KeyOf) -> Step:

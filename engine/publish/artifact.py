@@ -11,10 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from engine.errors import StartupError
+
 __all__ = [
     "Artifact",
     "ArtifactLayer",
+    "FetchError",
+    "Progress",
     "ReadModels",
+    "RefusedError",
     "Report",
     "WantedModel",
     "report_layer",
@@ -23,6 +28,17 @@ __all__ = [
 
 Report = Callable[[str], None]
 """Takes one line for the log."""
+
+Progress = Callable[[str, int, int], None]
+"""Told, often: the digest of the blob on its way, the bytes that are here, and those of all."""
+
+
+class FetchError(StartupError):
+    """Bytes of an artifact could not be had, or are not what their digest says."""
+
+
+class RefusedError(FetchError):
+    """A registry answered, and asking again will not change the answer."""
 
 
 class WantedModel(Protocol):
@@ -86,7 +102,7 @@ class Artifact:
     Attributes:
         url: As ``PIPELINE_URL`` had it.
         version: The tag; None when the reference has none.
-        digest: Of the manifest; None for a plain directory.
+        digest: Of what the reference names (manifest or index); None for a plain directory.
         definition: The pipeline definition, JSON.
         layers: One for each model of the definition, in its order.
     """
@@ -104,11 +120,10 @@ def version_of(sha: str) -> str:
 
 
 def report_layer(layer: ArtifactLayer, report: Report) -> None:
-    """The documented start-up lines of one layer, once it is there and verified."""
+    """The documented start-up lines of one layer; ``  Fetched`` follows when it is verified."""
     report(f"digest: {layer.digest}")
     report(f"  filename: {layer.filename}")
     report(f"  name: {layer.name}")
     report(f"  type: {layer.file_type}")
     report(f"  runtime: {layer.runtime}")
     report(f"  version: {layer.version}")
-    report("  Fetched")

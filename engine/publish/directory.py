@@ -8,10 +8,10 @@ Rules that hold here:
 import hashlib
 from pathlib import Path
 
-from engine.errors import StartupError
 from engine.publish.artifact import (
     Artifact,
     ArtifactLayer,
+    FetchError,
     ReadModels,
     Report,
     WantedModel,
@@ -21,9 +21,7 @@ from engine.publish.artifact import (
 from engine.publish.manifest import MAX_DOCUMENT_BYTES
 from engine.publish.reference import DirectoryReference
 
-__all__ = ["open_directory"]
-
-_DEFINITION = "pipeline.json"
+__all__ = ["find_model", "open_directory", "read_definition_file"]
 
 
 def open_directory(
@@ -40,43 +38,62 @@ def open_directory(
         The artifact; it has no version and no digest of its own.
 
     Raises:
-        StartupError: ``pipeline.json`` or a model file is missing, outside, or not what the
+        FetchError: ``pipeline.json`` or a model file is missing, outside, or not what the
             definition says.
     """
     report(f"Fetching manifest and config for pipeline: {reference}")
     root = reference.directory
-    definition = _read_definition(_inside(root, _DEFINITION))
+    definition = read_definition_file(reference)
     models = read_models(definition)
     report("Fetching model layers")
     layers = []
     for model in models:
-        layers.append(_layer(root, model))
+        layers.append(find_model(root, model))
         report_layer(layers[-1], report)
+        report("  Fetched")
     return Artifact(str(reference), None, None, definition, tuple(layers))
 
 
-def _read_definition(path: Path) -> bytes:
+def read_definition_file(reference: DirectoryReference) -> bytes:
+    """The definition of a plain directory, as it is.
+
+    Raises:
+        FetchError: It is missing or too large.
+    """
+    path = _inside(reference.directory, reference.definition)
     try:
         with path.open("rb") as file:
             content = file.read(MAX_DOCUMENT_BYTES + 1)
     except OSError as error:
-        raise StartupError(f"cannot read {path}: {error.strerror}") from error
+        raise FetchError(f"cannot read {path}: {error.strerror}") from error
     if len(content) > MAX_DOCUMENT_BYTES:
-        raise StartupError(f"{path} is larger than {MAX_DOCUMENT_BYTES} bytes")
+        raise FetchError(f"{path} is larger than {MAX_DOCUMENT_BYTES} bytes")
     return content
 
 
-def _layer(root: Path, model: WantedModel) -> ArtifactLayer:
+def find_model(root: Path, model: WantedModel) -> ArtifactLayer:
+    """Find and verify the file of one model.
+
+    Args:
+        root: The directory.
+        model: What the definition says of it.
+
+    Returns:
+        The layer that it would be.
+
+    Raises:
+        FetchError: It is missing, outside, or another one.
+    """
     path = _find(root, model)
     try:
         with path.open("rb") as file:
             sha = hashlib.file_digest(file, "sha256").hexdigest()
             size_bytes = file.tell()
     except OSError as error:
-        raise StartupError(f"cannot read {path}: {error.strerror}") from error
+        raise FetchError(f"cannot read {path}: {error.strerror}") from error
     if model.sha not in (None, sha):
-        raise StartupError(
-            f"{path} has the sha {sha}, {_DEFINITION} says {model.sha} for model {model.name!r}; "
+        raise FetchError(
+            f"{path} has the sha {sha}, its definition says {model.sha} for model {model.name!r}; "
             "the file is damaged or another one"
         )
     return ArtifactLayer(
@@ -99,7 +116,7 @@ def _find(root: Path, model: WantedModel) -> Path:
         if path.is_file():
             return path
     looked_for = ", ".join(name for name in names if name)
-    raise StartupError(f"{root} holds no file for model {model.name!r}; looked for {looked_for}")
+    raise FetchError(f"{root} holds no file for model {model.name!r}; looked for {looked_for}")
 
 
 def _inside(root: Path, name: str) -> Path:
@@ -108,5 +125,5 @@ def _inside(root: Path, name: str) -> Path:
         if path.resolve().is_relative_to(root.resolve()):
             return path
     except (OSError, RuntimeError, ValueError) as error:  # a link loop, a null byte
-        raise StartupError(f"{name!r} is not a file name in {root}") from error
-    raise StartupError(f"{name!r} leads out of {root}; model files must lie inside it")
+        raise FetchError(f"{name!r} is not a file name in {root}") from error
+    raise FetchError(f"{name!r} leads out of {root}; model files must lie inside it")

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 
 import orjson
 
-from engine.errors import StartupError
-from engine.publish.artifact import WantedModel
+from engine.publish.artifact import FetchError, WantedModel
 from engine.publish.reference import is_digest
 
 __all__ = [
+    "INDEX_TYPE",
+    "MANIFEST_TYPE",
     "MAX_DOCUMENT_BYTES",
     "Descriptor",
     "Manifest",
@@ -26,6 +27,8 @@ __all__ = [
     "select_platform",
 ]
 
+INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
+MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 MAX_DOCUMENT_BYTES = 4 << 20  # the limit that registries themselves put on a manifest
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 _TITLE = "org.opencontainers.image.title"
@@ -48,6 +51,20 @@ class Descriptor:
     size_bytes: int
     annotations: Mapping[str, str]
     platform: str | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """The descriptor as an index or manifest holds it."""
+        value: dict[str, object] = {
+            "mediaType": self.media_type or "application/octet-stream",
+            "digest": self.digest,
+            "size": self.size_bytes,
+        }
+        if self.annotations:
+            value["annotations"] = dict(self.annotations)
+        if self.platform:
+            system, _, architecture = self.platform.partition("/")
+            value["platform"] = {"os": system, "architecture": architecture}
+        return value
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +91,7 @@ def read_index(document: bytes) -> tuple[Descriptor, ...]:
         Its entries, in order.
 
     Raises:
-        StartupError: It is not an index.
+        FetchError: It is not an index.
     """
     return _descriptors(_object(document, "index"), "manifests", "index")
 
@@ -89,7 +106,7 @@ def read_manifest(document: bytes) -> Manifest:
         Its config, layers and annotations.
 
     Raises:
-        StartupError: It is not a manifest, or one of its digests or sizes is not valid.
+        FetchError: It is not a manifest, or one of its digests or sizes is not valid.
     """
     manifest = _object(document, "manifest")
     config = _descriptor(manifest.get("config"), "manifest: config")
@@ -108,7 +125,7 @@ def select_platform(entries: Sequence[Descriptor], where: str) -> Descriptor:
         The entry.
 
     Raises:
-        StartupError: None fits, or several do.
+        FetchError: None fits, or several do.
     """
     if len(entries) == 1:
         return entries[0]
@@ -117,7 +134,7 @@ def select_platform(entries: Sequence[Descriptor], where: str) -> Descriptor:
     if len(fitting) == 1:
         return fitting[0]
     held = ", ".join(entry.platform or "no platform" for entry in entries) or "none"
-    raise StartupError(f"{where}: {len(fitting)} of its manifests are for {wanted} (it has {held})")
+    raise FetchError(f"{where}: {len(fitting)} of its manifests are for {wanted} (it has {held})")
 
 
 def layer_of(model: WantedModel, manifest: Manifest) -> Descriptor:
@@ -131,7 +148,7 @@ def layer_of(model: WantedModel, manifest: Manifest) -> Descriptor:
         The layer.
 
     Raises:
-        StartupError: No layer holds it, or more than one might.
+        FetchError: No layer holds it, or more than one might.
     """
     if model.sha is not None:
         found = {layer.digest: layer for layer in manifest.layers if layer.digest[7:] == model.sha}
@@ -141,7 +158,7 @@ def layer_of(model: WantedModel, manifest: Manifest) -> Descriptor:
         return next(iter(found.values()))
     what = " ".join(text for text in (model.version, model.sha and f"sha {model.sha}") if text)
     held = ", ".join(f"{_name(layer)} {layer.digest}" for layer in manifest.layers) or "none"
-    raise StartupError(
+    raise FetchError(
         f"the artifact has {len(found)} layers for model {model.name!r} {what}; it holds {held}"
     )
 
@@ -161,34 +178,34 @@ def _object(document: bytes, where: str) -> dict[str, object]:
     try:
         value = orjson.loads(document)
     except orjson.JSONDecodeError as error:
-        raise StartupError(f"{where} is not JSON: {error}") from None
+        raise FetchError(f"{where} is not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise StartupError(f"{where} is not a JSON object")
+        raise FetchError(f"{where} is not a JSON object")
     return value
 
 
 def _descriptors(value: dict[str, object], key: str, where: str) -> tuple[Descriptor, ...]:
     items = value.get(key)
     if not isinstance(items, list):
-        raise StartupError(f"{where}: {key} is not an array")
+        raise FetchError(f"{where}: {key} is not an array")
     return tuple(_descriptor(item, f"{where}: {key}[{place}]") for place, item in enumerate(items))
 
 
 def _descriptor(value: object, where: str) -> Descriptor:
     if not isinstance(value, dict):
-        raise StartupError(f"{where} is not an object")
+        raise FetchError(f"{where} is not an object")
     digest, size_bytes = value.get("digest"), value.get("size")
     if not isinstance(digest, str) or not is_digest(digest):
-        raise StartupError(
+        raise FetchError(
             f"{where}: digest {str(digest)[:100]!r} is not sha256: and 64 lower-case hexadecimal "
             "digits"
         )
     if type(size_bytes) is not int or size_bytes < 0:
-        raise StartupError(f"{where}: size {str(size_bytes)[:100]!r} is not a number of bytes")
+        raise FetchError(f"{where}: size {str(size_bytes)[:100]!r} is not a number of bytes")
     annotations = _annotations(value)
     for key in ("filename", _TITLE):
         if key in annotations and not _is_file_name(annotations[key]):
-            raise StartupError(f"{where}: {key} {annotations[key][:100]!r} is not a file name")
+            raise FetchError(f"{where}: {key} {annotations[key][:100]!r} is not a file name")
     system = value.get("platform")
     return Descriptor(
         media_type=str(value.get("mediaType") or ""),

@@ -144,7 +144,7 @@ async def _http_exception(request: Request, error: Exception) -> Response:
     """Starlette's own 404 and 405 in the engine's words."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     headers = error.headers if isinstance(error, HTTPException) else None
-    text = f"{request.method} is not allowed on {request.url.path}"
+    text = f"{request.method} is not allowed on {request.url.path[:200]}"
     if status == 404:
         text = (
             f"nothing is served at {request.url.path[:200]}: there are POST /infer, POST "

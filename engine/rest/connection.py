@@ -66,8 +66,8 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._set_deadline(HEAD_TIMEOUT_S, REQUEST_TIMEOUT)
         try:
             self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._close_after_reply()  # offered, as Java's client does, and not taken
+        except httptools.HttpParserUpgrade as upgrade:
+            self._decline_upgrade(data[upgrade.args[0] :])
         except httptools.HttpParserError as error:
             if self._refusal is None:
                 text = f"this is not valid HTTP: {error}"
@@ -116,7 +116,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """
         self.server_state.total_requests += 1
         if not self.transport.is_closing():
-            if not self.flow.write_paused:
+            if self.flow.read_paused and not self.flow.write_paused:
                 self.flow.resume_reading()
             if self.pipeline:
                 self._start_asgi_task(*self.pipeline.pop())
@@ -161,6 +161,29 @@ class LimitedProtocol(HttpToolsProtocol):
             and not parser.should_upgrade()
             and parser.get_http_version() != "1.0"
         )
+
+    def offers_upgrade(self) -> bool:
+        """Whether another protocol is offered, as Java's client does on its first request.
+
+        The parser then takes the body for that protocol's and ends the request with its head:
+        nothing may be begun for it.
+        """
+        return bool(self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT")
+
+    def _decline_upgrade(self, rest: bytes) -> None:
+        """Read the same request again without the offer, which is how it is declined."""
+        if not self.offers_upgrade():
+            self._close_after_reply()
+            return
+        fields = [
+            b"%b: %b\r\n" % field
+            for field in self.headers
+            if field[0] not in {b"upgrade", b"connection", b"http2-settings"}
+        ]
+        line = b"%b %b HTTP/1.1\r\n" % (self.parser.get_method(), self.url)
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        self.data_received(b"%b%b\r\n%b" % (line, b"".join(fields), rest))
 
     def _close_after_reply(self) -> None:
         if self.cycle is None or self.cycle.response_complete:

@@ -26,7 +26,6 @@ from engine.codecs.legacy import write_legacy
 from engine.codecs.pandas_records import write_records
 from engine.codecs.record_batch import record_batch
 from engine.errors import EngineError, InternalError, UnsupportedMediaTypeError
-from engine.metrics import RequestSample
 from engine.request import InferRequest
 from engine.rest.errors import error_reply
 from engine.rest.media import (
@@ -50,6 +49,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Call", "CallHead", "read_head"]
 
+ARROW_STARTS: Final = (b"ARRO", b"\xff\xff\xff\xff")  # of a file, of a stream
 INLINE_JSON_BYTES: Final = 1 << 20  # decoded on the event loop: some 3 ms
 
 
@@ -128,8 +128,6 @@ class Caller(Protocol):
 class Call(InferRequest):
     """One inference request with its whole body; every method may run on another thread."""
 
-    __slots__ = ("_body", "_head", "_metrics", "_records", "caller")
-
     def __init__(
         self,
         head: CallHead,
@@ -194,12 +192,10 @@ class Call(InferRequest):
             reply = self.refuse(error)
         else:
             self._metrics.record(
-                RequestSample(
-                    result.frame.rows,
-                    time.monotonic_ns() - self.started_ns,
-                    self.queue_ns,
-                    sum(result.elapsed_ns[1:]),
-                )
+                result.frame.rows,
+                time.monotonic_ns() - self.started_ns,
+                self.queue_ns,
+                sum(result.elapsed_ns[1:]),
             )
         self._deliver(reply)
 
@@ -214,7 +210,7 @@ class Call(InferRequest):
     def _is_arrow(self) -> bool:
         kind = self._head.body_kind
         return kind is BodyKind.ARROW or (
-            kind is BodyKind.SNIFF and self._body[:4] in {b"ARRO", b"\xff\xff\xff\xff"}
+            kind is BodyKind.SNIFF and self._body.startswith(ARROW_STARTS)
         )
 
     def _decode(self) -> Frame:

@@ -49,6 +49,7 @@ class _Collector:
             "pipeline_name": str(pipelines[0]["id"]) if pipelines else "",
             "deploy_id": self._deploy_id,
         }
+        self._metrics.sort_samples()
         with self._metrics.lock:
             histograms = (
                 ("latency_histogram_ns", "Time to answer a request, ns", self._metrics.latency_ns),

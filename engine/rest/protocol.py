@@ -72,6 +72,8 @@ class EngineProtocol(LimitedProtocol):
     def on_headers_complete(self) -> None:
         """Choose the way of the request."""
         self.end_head()
+        if self.offers_upgrade():
+            return
         name = self._pipeline_name()
         if name is None:
             self._start_other()
@@ -93,6 +95,8 @@ class EngineProtocol(LimitedProtocol):
 
     def on_message_complete(self) -> None:
         """The request is whole."""
+        if self.offers_upgrade():
+            return
         self.end_request()
         if self._exchange is None:
             super().on_message_complete()

@@ -112,7 +112,7 @@ class Turn:
         first = batch[0]
         if first.frame is None:
             return False
-        rows = sum([call.rows for call in batch])
+        rows = first.rows if len(batch) == 1 else sum([call.rows for call in batch])
         policy = first.policy
         if policy is not None and policy.delay_ns and rows < policy.target_rows:
             return False

@@ -106,7 +106,8 @@ class ModelSession:
     @property
     def takes_any_rows(self) -> bool:
         """Whether one run takes any number of rows, each input with one value per row."""
-        return not self._runs_row_by_row(rows=2) and all(spec.shape for spec in self.inputs)
+        is_free = self._fixed_rows is None and not self._single_rows
+        return is_free and all(spec.shape for spec in self.inputs)
 
     def warm_up(self, observe: Callable[[int, int], None]) -> str | None:
         """Run generated rows so that the first request finds everything allocated and tuned.

@@ -25,7 +25,7 @@ def slow_engine(tmp_path, engine_process):
     def start(**environ):
         folder = models.write_pipeline(tmp_path / "pipeline", models.slow())
         engine = engine_process(PIPELINE_URL=str(folder), **environ).ready()
-        assert engine.post("/infer", b'[{"x": [100000]}]').status == 200
+        engine.show_slowness(b'[{"x": [200000]}]')
         return engine
 
     return start

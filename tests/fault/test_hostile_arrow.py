@@ -1,4 +1,4 @@
-"""Hostile Arrow bodies over HTTP; each test names its case of the list in docs/http.md."""
+"""Hostile Arrow bodies over HTTP; the numbers are those of docs/http.md."""
 
 import random
 import struct

@@ -3,6 +3,10 @@
 import hashlib
 import json
 
+from engine.pipeline.definition import parse_definition
+from engine.publish.credentials import RegistryAccess
+from engine.publish.pull import PullOptions, open_artifact
+
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 
@@ -74,3 +78,13 @@ class LayoutWriter:
     def write_index(self):
         index = {"schemaVersion": 2, "mediaType": INDEX_TYPE, "manifests": self.entries}
         (self.directory / "index.json").write_text(json.dumps(index))
+
+
+def open_quietly(reference, cache, *, report=lambda _line: None, access=None, **options):
+    """Open an artifact as ``serve`` does."""
+    return open_artifact(
+        reference,
+        options=PullOptions(access=access or RegistryAccess(), cache_directory=cache, **options),
+        read_models=lambda document: parse_definition(document).models,
+        report=report,
+    )

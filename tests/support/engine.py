@@ -1,6 +1,7 @@
 """A real engine process: started on free ports, watched by its output, stopped by SIGTERM."""
 
 import contextlib
+import ctypes
 import dataclasses
 import http.client
 import os
@@ -21,6 +22,7 @@ DEADLINE_S = 60.0  # of anything that a test waits for; never reached by a test 
 RECORDS = "application/json; format=pandas-records"
 ARROW_FILE = "application/vnd.apache.arrow.file"
 ARROW_STREAM = "application/vnd.apache.arrow.stream"
+ESTABLISHED = "01"  # as /proc/net/tcp writes it
 DEFAULTS = {
     "HTTP_PORT": "0",
     "METRICS_PORT": "0",
@@ -100,15 +102,16 @@ class Wire:
 class Engine:
     """One ``python -m engine serve``."""
 
-    def __init__(self, environ):
+    def __init__(self, environ, command=(sys.executable, "-m", "engine", "serve")):
         inherited = {"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"}
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "engine", "serve"],
+            command,
             env=inherited | DEFAULTS | environ,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            preexec_fn=_die_with_the_tests,  # noqa: PLW1509 - it calls nothing of Python's own
         )
         self.pid = self.process.pid
         self.lines = []
@@ -149,6 +152,10 @@ class Engine:
     @property
     def metrics_port(self):
         return int(self.wait_for(r"(?i)^Listening: metrics on .*?:(\d+)").group(1))
+
+    @property
+    def flight_port(self):
+        return int(self.wait_for(r"^Listening: Flight on .*?:(\d+)").group(1))
 
     @property
     def base_url(self):
@@ -200,6 +207,23 @@ class Engine:
         while (value := self.metrics().get(name)) != wanted:
             assert time.monotonic() < deadline, f"{name} stayed {value}, not {wanted}"
 
+    def until_connections_are(self, wanted):
+        """Block until so many TCP connections to the HTTP port are open, the engine's side."""
+        deadline = time.monotonic() + DEADLINE_S
+        port = f"{self.port:04X}"
+        while True:
+            rows = Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]
+            local = [row.split() for row in rows]
+            open_ones = [row for row in local if row[1].endswith(port) and row[3] == ESTABLISHED]
+            if len(open_ones) == wanted:
+                return
+            assert time.monotonic() < deadline, open_ones
+
+    def show_slowness(self, request):
+        """Send a slow request until the engine has learned to run its like off the event loop."""
+        while not any(value for name, value in self.metrics().items() if "queue_ns_sum" in name):
+            assert self.post("/infer", request).status == 200
+
     def rss_bytes(self):
         pages = int(Path(f"/proc/{self.pid}/statm").read_text().split()[1])
         return pages * os.sysconf("SC_PAGE_SIZE")
@@ -245,6 +269,11 @@ class Engine:
         with self._news:
             self._ended = True
             self._news.notify_all()
+
+
+def _die_with_the_tests():
+    """In the child: ask Linux for a SIGKILL once the test process is gone, however it went."""
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
 
 
 def has_data(wire, timeout_s):

@@ -66,6 +66,33 @@ def linear(rows="N"):
     )
 
 
+def dense(width=16, hidden=32):
+    """Three layers of weights from a fixed seed: ``tensor`` -> ``score``."""
+    rng = np.random.default_rng(16)
+    sizes = (width, hidden, hidden, 3)
+    nodes, constants, last = [], [], "tensor"
+    for index, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        weights = rng.normal(size=(before, after)).astype(np.float32)
+        constants += [constant(f"w{index}", weights), constant(f"b{index}", weights[0])]
+        nodes.append(helper.make_node("Gemm", [last, f"w{index}", f"b{index}"], [f"g{index}"]))
+        nodes.append(helper.make_node("Tanh", [f"g{index}"], [f"t{index}"]))
+        last = f"t{index}"
+    nodes.append(helper.make_node("Identity", [last], ["score"]))
+    return model(nodes, [value("tensor", ["N", width])], [value("score", ["N", 3])], constants)
+
+
+def centred():
+    """Each value less the mean of its column: what a row gets depends on the rows beside it."""
+    return model(
+        [
+            helper.make_node("ReduceMean", ["x"], ["mean"], axes=[0], keepdims=1),
+            helper.make_node("Sub", ["x", "mean"], ["y"]),
+        ],
+        [value("x", ["N", 2])],
+        [value("y", ["N", 2])],
+    )
+
+
 def wide(width):
     """The sum of each row of ``width`` values."""
     return model(

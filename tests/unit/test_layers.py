@@ -12,7 +12,7 @@ LAYERS = [
     {"batching", "codecs", "edge", "logring", "pipeline", "publish", "sessions"},
     {"request"},
     {"dataplane"},
-    {"flight", "loading", "rest"},
+    {"flight", "loading", "options", "rest"},
     {"app", "commands", "ops"},
     {"__main__"},
 ]

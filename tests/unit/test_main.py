@@ -30,7 +30,7 @@ def app(monkeypatch):
     """A stand-in for the engine, which is another part: it records the configuration."""
     module = types.ModuleType("engine.app")
     module.configs = []
-    module.serve = lambda config: module.configs.append(config) or 0
+    module.serve = lambda config, _files: module.configs.append(config) or 0
     monkeypatch.setitem(sys.modules, "engine.app", module)
     return module
 
@@ -125,7 +125,7 @@ def test_serve_hands_the_configuration_to_the_engine(app):
     ],
 )
 def test_an_error_ends_with_its_exit_code_and_without_secrets(app, capsys, error, exit_code, said):
-    def fail(config):
+    def fail(config, _files):
         shown = [config.edge.join_token.reveal(), config.oci_password.reveal()]
         raise error(f"cannot use {shown} of {' '.join(SECRETS)}: {config}")
 

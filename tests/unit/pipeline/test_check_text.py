@@ -7,6 +7,7 @@ import pathlib
 import pytest
 
 from engine.errors import StartupError
+from engine.pipeline.check_drawing import draw_check
 from engine.pipeline.check_text import compile_text
 
 CORPUS = (
@@ -149,3 +150,40 @@ def test_errors_point_at_the_character(text, character, problem):
     if character is not None:
         assert f"character {character}:" in first
         assert pointer == " " * (character + 1) + "^"
+
+
+DRAWN = [
+    "out.dense_1[0] > 0.9",
+    "(out.a[0] < 0.9) and (out.b > -3)",
+    "(not (out.a > 5)) or is_null(in.x[-1])",
+    "((out.a * 2) + 0.1) > 1.9",
+    "abs(in.`dense-1:0`[2]) > 5.0",
+    '(in.name == "é\'") or (in.name in ["a", "b"])',
+    "(in.n in [1, -2]) or contains(in.list, 3000000000)",
+    "(sum(in.list) / out.d[0][1]) != out.e",
+    "true",
+]
+
+
+@pytest.mark.parametrize("text", DRAWN)
+def test_what_is_drawn_compiles_to_what_it_was_drawn_from(text):
+    tree = compile_text("odd one", text)
+
+    assert draw_check(tree) == f"odd one: {text}"
+
+
+@pytest.mark.skipif(not CORPUS.exists(), reason="SAGITTA_GOLDEN is absent")
+def test_recorded_checks_are_drawn_as_far_as_the_readable_form_reaches():
+    for one in json.loads(CORPUS.read_text())["expressions"]:
+        name, _, text = draw_check(one["json"]).partition(": ")
+
+        assert name == one["name"]
+        if one["name"] in ("is_in", "cast", "when_then"):
+            assert text == ""
+        else:
+            assert compile_text(name, text) == one["json"]
+
+
+def test_what_is_no_published_json_is_shown_as_it_is():
+    assert draw_check("odd: out.x > 1") == "odd: out.x > 1"
+    assert draw_check('{"values": {}}') == '{"values": {}}'

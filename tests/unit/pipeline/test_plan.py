@@ -245,7 +245,11 @@ class Missing(list):
 
 
 def shadows(answer):
-    return {s.model_name: {o.name: o.values.tolist() for o in s.outputs} for s in answer.shadows}
+    return {
+        shadow.model_name: {output.name: output.values.tolist() for output in shadow.outputs}
+        for shadow in answer.shadows
+        if not shadow.is_missing
+    }
 
 
 def test_challengers_stand_beside_the_champions_answer():
@@ -282,7 +286,23 @@ def test_a_challenger_that_fails_fails_nothing_else():
     assert plan.close(10)
     assert values(answer) == {"y": (X + 1).tolist()}
     assert list(shadows(answer)) == ["c"]
+    assert [(s.model_name, s.is_missing) for s in answer.shadows] == [("b", True), ("c", False)]
+    assert answer.shadows[0].outputs[0].values.shape == (0, 2)
     assert missing == [("b", "failed", "InferenceFailedError: no such shape")]
+
+
+@pytest.mark.parametrize("shape", [(1, 2), (2, 2), (3,)])
+def test_a_challenger_whose_outputs_cannot_stand_in_a_reply_fails_nothing_else(shape):
+    other = FakeModel("b", lambda _: np.zeros(shape, np.float32))
+    models = {"a": FakeModel("a", add(1)), "b": other, "c": FakeModel("c", add(3))}
+    missing = Missing()
+    plan = plan_of(SHADOW, models, observe_shadow=missing)
+
+    answer = run(plan, rows=2)
+
+    assert plan.close(10)
+    assert list(shadows(answer)) == (["b", "c"] if shape == (2, 2) else ["c"])
+    assert all("not one value per row" in text for _, _, text in missing)
 
 
 def test_a_challenger_that_lacks_its_column_fails_nothing_else():

@@ -1,12 +1,10 @@
 import json
 
 import pytest
-from support.artifacts import sha256
+from support.artifacts import open_quietly, sha256
 
 from engine.errors import StartupError
-from engine.pipeline.definition import parse_definition
 from engine.publish.artifact import version_of
-from engine.publish.pull import open_artifact
 from engine.publish.reference import DirectoryReference
 
 CONTENT = b"a model"
@@ -17,11 +15,7 @@ def open_directory(root, *models, report=lambda line: None):
     named = [{"name": model["name"]} for model in models]
     config = {"id": "p", "steps": [{"ModelInference": {"models": named}}], "models": models}
     (root / "pipeline.json").write_text(json.dumps(config))
-    return open_artifact(
-        DirectoryReference(root),
-        read_models=lambda document: parse_definition(document).models,
-        report=report,
-    )
+    return open_quietly(DirectoryReference(root), root / "unused", report=report)
 
 
 @pytest.mark.parametrize(
@@ -99,4 +93,11 @@ def test_a_missing_file_is_named(tmp_path, model):
 
 def test_a_directory_without_definition_is_refused(tmp_path):
     with pytest.raises(StartupError, match=r"pipeline.json: No such file"):
-        open_artifact(DirectoryReference(tmp_path), read_models=list, report=print)
+        open_quietly(DirectoryReference(tmp_path), tmp_path / "unused")
+
+
+def test_a_directory_cannot_be_signed(tmp_path):
+    with pytest.raises(StartupError, match="plain directory, which has no signature"):
+        open_quietly(
+            DirectoryReference(tmp_path), tmp_path / "unused", verify_key_file=tmp_path / "key"
+        )

@@ -1,0 +1,75 @@
+"""What to paste next, after a publish."""
+
+from engine.publish.reference import LayoutReference, RegistryReference
+
+__all__ = ["instructions"]
+
+_IMAGE = "sagitta"
+_MOUNTED = "/pipeline"
+
+
+def instructions(target: RegistryReference | LayoutReference, digest: str) -> list[str]:
+    """Lines that start the publish with Docker, Podman and Compose.
+
+    Args:
+        target: Where it was published, with its tag.
+        digest: Of its manifest.
+
+    Returns:
+        Lines, to be pasted as they are where the credentials are in the environment.
+    """
+    if isinstance(target, LayoutReference):
+        url = f"oci-layout:{_MOUNTED}:{target.tag}"
+        options = [f"-v {target.directory.resolve()}:{_MOUNTED}:ro", f"-e PIPELINE_URL={url}"]
+        pinned = f"oci-layout:{_MOUNTED}@{digest}"
+        variables = [f"PIPELINE_URL: {url}"]
+        volumes = ["./data:/persist", f"{target.directory.resolve()}:{_MOUNTED}:ro"]
+    else:
+        url = str(target)
+        options = [
+            "-e OCI_USERNAME=$OCI_USERNAME",
+            "-e OCI_PASSWORD=$OCI_PASSWORD",
+            f"-e PIPELINE_URL={url}",
+        ]
+        pinned = f"{target.registry}/{target.repository}@{digest}"
+        variables = [
+            f"PIPELINE_URL: {url}",
+            "OCI_USERNAME: ${OCI_USERNAME}",
+            "OCI_PASSWORD: ${OCI_PASSWORD}",
+        ]
+        volumes = ["./data:/persist"]
+    run = [
+        "-p 8080:8080",
+        "-v $PWD/data:/persist",
+        *options,
+        "-e CONFIG_CPUS=1",
+        _IMAGE,
+    ]
+    return [
+        f"PIPELINE_URL={target}",
+        f"Digest: {digest}",
+        f"To pin it, whatever becomes of the tag: PIPELINE_URL={pinned}",
+        "",
+        "Docker:",
+        "mkdir -p data",
+        *_command("docker run", run),
+        "",
+        "Podman:",
+        "mkdir -p data",
+        *_command("podman run", run),
+        "",
+        "Compose:",
+        "services:",
+        "  engine:",
+        f"    image: {_IMAGE}",
+        "    ports: ['8080:8080']",
+        f"    volumes: [{', '.join(repr(volume) for volume in volumes)}]",
+        "    environment:",
+        *(f"      {variable}" for variable in variables),
+        "      CONFIG_CPUS: 1",
+    ]
+
+
+def _command(program: str, options: list[str]) -> list[str]:
+    lines = [program, *(f"    {option}" for option in options)]
+    return [f"{line} \\" for line in lines[:-1]] + [lines[-1]]

@@ -1,0 +1,115 @@
+"""Requests on one connection whose heads are alike, which the engine does not parse again."""
+
+import json
+import time
+
+import pytest
+
+BODY = b'[{"x": [1, 2, 3, 4]}]'
+LARGE = b'[{"x": [1, 2, 3, 4]}' + b" " * 2000 + b"]"
+
+
+def request(body, *fields):
+    head = [
+        b"POST /infer HTTP/1.1",
+        b"Host: engine",
+        b"Content-Length: %d" % len(body),
+        *fields,
+    ]
+    return b"\r\n".join([*head, b"", body])
+
+
+def outputs(reply):
+    assert reply.status == 200
+    return json.loads(reply.body)[0]["outputs"]
+
+
+@pytest.fixture
+def engine(serving):
+    return serving("linear", environ={"MAX_BODY_BYTES": "1k"})
+
+
+def test_every_request_has_its_own_answer(engine):
+    with engine.connect() as connection:
+        connection.send(request(BODY))
+        first = outputs(connection.receive())
+        connection.send(request(BODY))
+        assert outputs(connection.receive()) == first
+        longer = b'[{"x": [1, 2, 3, 4]}, {"x": [10, 2, 3, 4]}]'
+        connection.send(request(longer))
+        both = outputs(connection.receive())
+
+    assert both[0]["Float"]["dim"][0] == 2
+    assert both[0]["Float"]["data"][:2] == first[0]["Float"]["data"]
+
+
+@pytest.mark.parametrize("cut", [1, 20, 60, -5])
+def test_a_known_head_may_arrive_in_pieces(engine, cut):
+    with engine.connect() as connection:
+        connection.send(request(BODY))
+        first = outputs(connection.receive())
+        for _ in range(2):
+            connection.send(request(BODY)[:cut])
+            connection.send(request(BODY)[cut:])
+            assert outputs(connection.receive()) == first
+
+
+@pytest.mark.parametrize("cut", [-1, -15])
+def test_a_body_of_no_declared_type_may_arrive_in_pieces(engine, cut):
+    """Pieces are gathered in a buffer of another type than a body that came whole."""
+    with engine.connect() as connection:
+        for _ in range(20):
+            connection.send(request(BODY)[:cut])
+            time.sleep(0.01)
+            connection.send(request(BODY)[cut:])
+            outputs(connection.receive())
+
+
+def test_known_heads_may_come_at_once(engine):
+    with engine.connect() as connection:
+        connection.send(request(BODY))
+        first = outputs(connection.receive())
+        connection.send(request(BODY) * 3)
+        assert [outputs(connection.receive()) for _ in range(3)] == [first] * 3
+
+
+def test_another_head_is_read_anew(engine):
+    with engine.connect() as connection:
+        connection.send(request(BODY))
+        outputs(connection.receive())
+        connection.send(request(BODY, b"Content-Type: text/csv"))
+        assert connection.receive().status == 415
+        connection.send(request(BODY, b"Expect: 100-continue"))
+        assert connection.receive().status == 100
+        outputs(connection.receive())
+        connection.send(request(BODY))
+        outputs(connection.receive())
+
+
+def test_the_limit_holds_for_a_known_head(engine):
+    with engine.connect() as connection:
+        connection.send(request(BODY))
+        outputs(connection.receive())
+        connection.send(request(LARGE))
+        assert connection.receive().status == 413
+        assert connection.receive() is None
+
+
+def test_a_token_is_checked_for_every_request(serving, tmp_path):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("first\n")
+    engine = serving("linear", environ={"API_TOKEN_FILE": str(tokens)})
+    with engine.connect() as connection:
+        connection.send(request(BODY, b"Authorization: Bearer first"))
+        outputs(connection.receive())
+        connection.send(request(BODY, b"Authorization: Bearer other"))
+        assert connection.receive().status == 401
+        connection.send(request(BODY, b"Authorization: Bearer first"))
+        outputs(connection.receive())
+        tokens.write_text("second, and longer\n")
+        deadline_s = time.monotonic() + 10
+        status = 200
+        while status == 200 and time.monotonic() < deadline_s:  # the file is looked at now and then
+            connection.send(request(BODY, b"Authorization: Bearer first"))
+            status = connection.receive().status
+    assert status == 401

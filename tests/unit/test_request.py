@@ -1,0 +1,114 @@
+"""One run for several requests: who is answered with what."""
+
+import pytest
+from support.fakes import FakeModel
+
+from engine.batching.line import BatchPolicy
+from engine.errors import InferenceFailedError
+from engine.metrics import Metrics
+from engine.request import InferRequest, answer
+from engine.values import Frame
+
+
+class Pipeline:
+    """Adds nothing to its model: outcomes are the rows themselves; a row of 13 fails its run."""
+
+    inputs = ()
+    cost = None
+    policy = BatchPolicy(10)
+
+    def __init__(self):
+        self.model = FakeModel("m")
+        self.runs = []
+
+    def feeds(self, frame):
+        return frame.columns["x"], "key"
+
+    def infer_together(self, requests):
+        rows = [value for request in requests for value in request.feeds]
+        self.runs.append(rows)
+        if 13 in rows:
+            raise InferenceFailedError("13")
+        for request in requests:
+            request.outcome = list(request.feeds)
+
+    def infer(self, frame, _started_ns):
+        self.runs.append("alone")
+        return frame.rows
+
+
+class Caller(InferRequest):
+    """A caller that remembers that it was answered."""
+
+    is_answered = False
+    has_left = False
+
+    def is_gone(self):
+        return self.has_left
+
+    def settle(self):
+        assert not self.is_answered
+        self.is_answered = True
+
+
+@pytest.fixture
+def pipeline():
+    return Pipeline()
+
+
+def caller(pipeline, *values, waited=True):
+    made = Caller(pipeline)
+    made.prepare(Frame(len(values), {"x": list(values)}))
+    made.queued_ns = made.started_ns if waited else 0
+    return made
+
+
+def test_requests_share_a_run(pipeline):
+    metrics = Metrics()
+    callers = [caller(pipeline, 1), caller(pipeline, 2, 3)]
+
+    answer(callers, metrics, None)
+
+    assert pipeline.runs == [[1, 2, 3]]
+    assert [one.outcome for one in callers] == [[1], [2, 3]]
+    assert all(one.is_answered for one in callers)
+    assert (metrics.batch_requests.total, metrics.batch_rows.total) == (2, 3)
+
+
+def test_one_bad_request_fails_alone(pipeline):
+    callers = [caller(pipeline, value) for value in (1, 13, 2)]
+
+    answer(callers, Metrics(), None)
+
+    assert [callers[0].outcome, callers[2].outcome] == [[1], [2]]
+    assert isinstance(callers[1].outcome, InferenceFailedError)
+    assert all(one.is_answered for one in callers)
+
+
+def test_gone_callers_leave_before_the_run(pipeline):
+    metrics = Metrics()
+    callers = [caller(pipeline, value) for value in (1, 2)]
+    callers[0].has_left = True
+
+    answer(callers, metrics, None)
+
+    assert pipeline.runs == [[2]]
+    assert (callers[0].is_answered, metrics.cancelled) == (False, 1)
+
+
+def test_too_many_rows_run_alone(pipeline):
+    large = caller(pipeline, *range(11), waited=False)
+
+    answer([large], Metrics(), None)
+
+    assert large.policy is None
+    assert (pipeline.runs, large.outcome) == (["alone"], 11)
+
+
+def test_rows_that_were_never_decoded_are_an_error_of_their_own(pipeline):
+    empty = Caller(pipeline)
+
+    answer([empty], Metrics(), None)
+
+    assert empty.is_answered
+    assert isinstance(empty.outcome, Exception)
