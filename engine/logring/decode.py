@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
 from engine.logring.context import LogContext, list_depth, numpy_type
-from engine.logring.header import ARROW, HEADER, RecordHeader
+from engine.logring.header import ARROW, HEADER, SEPARATE_BYTES, RecordHeader
 
-__all__ = ["Piece", "copy_piece", "to_batch"]
+if TYPE_CHECKING:
+    from engine.logring.store import Txn
+
+__all__ = ["Piece", "copy_piece", "read_columns", "to_batch"]
 
 _STEPS = pa.list_(pa.field("steps", pa.uint64(), nullable=False))
 
@@ -41,31 +45,56 @@ class Piece:
     body: list[bytes] | pa.RecordBatch
 
 
-def copy_piece(
-    value: memoryview, header: RecordHeader, context: LogContext, start: int, stop: int
-) -> Piece:
-    """Copy rows ``[start, stop)`` of a record out of the ring's memory.
+def read_columns(
+    txn: Txn, key: bytes, value: memoryview, header: RecordHeader, context: LogContext
+) -> list[memoryview]:
+    """Views of a raw record's columns in the ring's memory; an Arrow record's message.
 
     Raises:
-        ValueError: the record is not as long as it says.
+        ValueError: a column is not there, or the record is not as long as it says.
     """
     offset = HEADER.size + 8 * header.steps
-    elapsed = bytes(value[HEADER.size : offset])
     if header.form == ARROW:
-        message = pa.py_buffer(bytes(value[offset:]))
-        batch = pa.ipc.read_record_batch(message, context.payload)
-        batch.validate(full=True)
-        if batch.num_rows != header.rows:
-            raise ValueError(f"a record of {batch.num_rows} rows says that it has {header.rows}")
-        rows = batch.slice(start, stop - start)
-        return Piece(context, stop - start, header.time_ms, elapsed, rows)
-    body = []
-    for stride in context.strides:
-        body.append(bytes(value[offset + start * stride : offset + stop * stride]))
-        offset += header.rows * stride
+        return [value[offset:]]
+    columns = []
+    for number, stride in enumerate(context.strides):
+        size = header.rows * stride
+        if size < SEPARATE_BYTES:
+            columns.append(value[offset : offset + size])
+            offset += size
+            continue
+        column = txn.get(key + bytes([number + 1]))
+        if column is None or len(column) != size:
+            raise ValueError(f"column {number} of a record has not {size} bytes")
+        columns.append(column)
     if offset != len(value):
         raise ValueError(f"a record of {len(value)} bytes says that it has {offset}")
-    return Piece(context, stop - start, header.time_ms, elapsed, body)
+    return columns
+
+
+def copy_piece(
+    value: memoryview,
+    header: RecordHeader,
+    context: LogContext,
+    columns: Sequence[memoryview],
+    rows: slice,
+) -> Piece:
+    """Copy some rows of a record out of the ring's memory.
+
+    Raises:
+        ValueError: an Arrow message is damaged.
+    """
+    count = rows.stop - rows.start
+    elapsed = bytes(value[HEADER.size : HEADER.size + 8 * header.steps])
+    if header.form != ARROW:
+        strides = zip(columns, context.strides, strict=True)
+        body = [bytes(column[rows.start * n : rows.stop * n]) for column, n in strides]
+        return Piece(context, count, header.time_ms, elapsed, body)
+    batch = pa.ipc.read_record_batch(pa.py_buffer(bytes(columns[0])), context.payload)
+    batch.validate(full=True)
+    if batch.num_rows != header.rows:
+        raise ValueError(f"a record of {batch.num_rows} rows says that it has {header.rows}")
+    return Piece(context, count, header.time_ms, elapsed, batch.slice(rows.start, count))
 
 
 def to_batch(pieces: Sequence[Piece]) -> pa.RecordBatch:

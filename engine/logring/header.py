@@ -9,9 +9,10 @@ from __future__ import annotations
 import struct
 from typing import NamedTuple
 
-__all__ = ["ARROW", "HEADER", "RAW", "RecordHeader", "read_header"]
+__all__ = ["ARROW", "HEADER", "RAW", "SEPARATE_BYTES", "RecordHeader", "read_header"]
 
 HEADER = struct.Struct("<HHIIq")  # form, steps, context number, rows, time in ms
+SEPARATE_BYTES = 1 << 16  # a raw column with as many is a value of its own
 RAW, ARROW = 1, 2  # forms: the columns' values one after the other, or an Arrow IPC message
 
 

@@ -18,10 +18,20 @@ import pyarrow as pa
 
 from engine.logring.context import LogContext
 from engine.logring.contexts import number_key
-from engine.logring.decode import Piece, copy_piece, to_batch
+from engine.logring.decode import Piece, copy_piece, read_columns, to_batch
 from engine.logring.header import RecordHeader, read_header
 from engine.logring.pages import LogPage, PageQuery
-from engine.logring.store import ROW_KEY, ROW_KEY_BASE, Store, first_row, stop_row
+from engine.logring.store import (
+    ROW_KEY_BASE,
+    Store,
+    first_row,
+    row_key,
+    row_of,
+    stop_row,
+    to_last,
+    to_next,
+    to_previous,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -40,7 +50,6 @@ _KNOWN_CONTEXTS = 256
 _DAMAGES_TOLD = 100
 _STREAM_ROWS = 1 << 16
 _STREAM_BYTES = 1 << 20
-_FIRST_KEY = ROW_KEY.pack(ROW_KEY_BASE)
 
 
 def read_page(store: Store, query: PageQuery) -> LogPage:
@@ -113,15 +122,15 @@ class _PageReader:
             return "RecordLimited"  # evicted since the last transaction: a page has no hole
         if oldest is None or not self._seek(txn, cursor, oldest):
             return "All"
-        step = cursor.prev if self._query.descending else cursor.next
+        step = to_previous if self._query.descending else to_next
         bytes_before = self._bytes_left
         for _ in range(_SCAN_RECORDS):
             try:
                 status = self._take(txn, cursor)
             except ValueError as error:
                 status = None
-                self._pass_over(_row_of(cursor), error)
-            if status is None and (not step() or bytes(cursor.key()) < _FIRST_KEY):
+                self._pass_over(row_of(cursor), error)
+            if status is None and not step(cursor):
                 status = "All"
             if status is not None:
                 return status
@@ -143,7 +152,7 @@ class _PageReader:
         """A row before which none is in the time range."""
         start_ms, _ = self._query.time_range_ms or (0, 0)
         while low < high and _find(cursor, (low + high) // 2, forward=True):
-            first = _row_of(cursor)
+            first = row_of(cursor)
             header = _header(cursor)
             if header is None:
                 break
@@ -157,7 +166,7 @@ class _PageReader:
         """Take what the page has room for out of one record."""
         value = cursor.value()
         header = read_header(value)
-        first = _row_of(cursor)
+        first = row_of(cursor)
         start, stop = first, first + header.rows
         if self._query.descending:
             stop = min(stop, self._row or 0)
@@ -173,7 +182,7 @@ class _PageReader:
         context = self._known_context(txn, header)
         if not self._fits(context):
             return "SchemaChange"
-        row_bytes = max(1, len(value) // max(1, header.rows))
+        row_bytes = max(1, sum(context.strides) or len(value) // header.rows)
         room = (
             self._bytes_left // row_bytes if self._pieces else max(1, self._bytes_left // row_bytes)
         )
@@ -182,7 +191,9 @@ class _PageReader:
         whole = count == stop - start
         if count > 0:
             start, stop = (stop - count, stop) if self._query.descending else (start, start + count)
-            self._pieces.append(copy_piece(value, header, context, start - first, stop - first))
+            columns = read_columns(txn, row_key(first), value, header, context)
+            piece = copy_piece(value, header, context, columns, slice(start - first, stop - first))
+            self._pieces.append(piece)
             self._context = context
             self._rows_left -= count
             self._bytes_left -= count * row_bytes
@@ -216,10 +227,6 @@ class _PageReader:
         return context
 
 
-def _row_of(cursor: Cursor[memoryview]) -> int:
-    return int(ROW_KEY.unpack(cursor.key())[0]) - ROW_KEY_BASE
-
-
 def _header(cursor: Cursor[memoryview]) -> RecordHeader | None:
     """The header of the record that the cursor is at; None where it is damaged."""
     try:
@@ -230,14 +237,13 @@ def _header(cursor: Cursor[memoryview]) -> RecordHeader | None:
 
 def _find(cursor: Cursor[memoryview], row: int, *, forward: bool) -> bool:
     """Move to the record with this row; where it is in a gap, to the next or the one before."""
-    key = ROW_KEY.pack(ROW_KEY_BASE + row)
+    key = row_key(row)
     found = cursor.set_range(key)  # the first record that starts at the row or later
     if found and bytes(cursor.key()) == key:
         return True
-    before = cursor.prev() if found else cursor.last()
-    if before and bytes(cursor.key()) >= _FIRST_KEY:
+    if to_previous(cursor) if found else to_last(cursor):
         header = _header(cursor)
-        if not forward or (header is not None and _row_of(cursor) + header.rows > row):
+        if not forward or (header is not None and row_of(cursor) + header.rows > row):
             return True
-        return bool(cursor.next())
+        return to_next(cursor)
     return forward and bool(cursor.set_range(key))

@@ -1,9 +1,9 @@
 """One answer's rows to the bytes of records.
 
-A record is a header and its steps' times, followed by either the raw values of its
-columns, one column after the other, or one Arrow IPC record batch message; what records share is
-their context, named by number. A row of 29 float32 takes 156 bytes that way; 1,030 as an Arrow
-message of its own.
+A record is a header and its steps' times, followed by either the raw values of its columns, one
+column after the other, or one Arrow IPC record batch message; what records share is their context,
+named by number. A large raw column is stored beside its record rather than in it. A row of 29
+float32 takes 156 bytes that way; 1,030 as an Arrow message of its own.
 
 Rules that hold here:
 - Raw is for columns of numbers with equally many values in every row, which is what tensors are;
@@ -17,14 +17,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from engine.logring.columns import Kind, raw_columns, row_bytes
 from engine.logring.context import OWN_COLUMNS, LogContext, list_depth, numpy_type, without
-from engine.logring.header import ARROW, HEADER, RAW
+from engine.logring.header import ARROW, HEADER, RAW, SEPARATE_BYTES
 
 if TYPE_CHECKING:
     from typing import Any
@@ -58,12 +58,20 @@ class Record:
     body: Sequence[bytes | memoryview]
     size: int
 
-    def value(self, context_number: int) -> bytes:
-        """The value to store."""
+    def values(self, context_number: int) -> Iterator[tuple[int, bytes | memoryview]]:
+        """What to store: the record under 0, large columns as they are, each under its number."""
         elapsed_ns = self.elapsed_ns
-        form = ARROW if self.context.shapes is None else RAW
+        is_raw = self.context.shapes is not None
+        form = RAW if is_raw else ARROW
         head = HEADER.pack(form, len(elapsed_ns), context_number, self.rows, self.time_ms)
-        return b"".join((head, array("Q", elapsed_ns).tobytes(), *self.body))
+        parts = (head, array("Q", elapsed_ns).tobytes(), *self.body)
+        if not is_raw or self.size < SEPARATE_BYTES:
+            yield 0, b"".join(parts)
+            return
+        yield 0, b"".join([part for part in parts if len(part) < SEPARATE_BYTES])
+        for number, column in enumerate(self.body):
+            if len(column) >= SEPARATE_BYTES:
+                yield number + 1, column
 
 
 class LogEncoder:

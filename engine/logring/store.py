@@ -1,7 +1,9 @@
 """An open ring on disk: its databases, the keys of its rows, and how much room they take.
 
 Rules that hold here:
-- Rows are in the main database under ``ROW_KEY``: a record's key is the number of its first row.
+- Rows are in the main database: a record's key is the number of its first row (``ROW_KEY``). A
+  large column has a value of its own behind its record's, under that key and one byte more, so that
+  it is copied once less. A cursor is always at a record, never at such a column.
 - What takes room is counted in pages, never in bytes: that is what LMDB runs out of.
 """
 
@@ -22,7 +24,7 @@ from engine.logring.gate import Gate
 from engine.logring.header import read_header
 
 if TYPE_CHECKING:
-    from lmdb import _Database
+    from lmdb import Cursor, _Database
 
     from engine.logring.context import LogContext
 
@@ -37,7 +39,12 @@ __all__ = [
     "file_stamp",
     "first_row",
     "pages",
+    "row_key",
+    "row_of",
     "stop_row",
+    "to_last",
+    "to_next",
+    "to_previous",
 ]
 
 log = logging.getLogger("sagitta")
@@ -46,6 +53,7 @@ ROW_KEY = struct.Struct(">Q")
 # Row keys sort after the names of the named databases, which LMDB keeps in the same tree: so the
 # newest row is always the last key, and appending never splits a page in half.
 ROW_KEY_BASE = 1 << 63
+_FIRST_KEY = ROW_KEY.pack(ROW_KEY_BASE)
 
 
 @dataclasses.dataclass(slots=True)
@@ -152,18 +160,51 @@ def pages(txn: Txn, db: Database | None = None) -> int:
 def first_row(txn: Txn) -> int | None:
     """Number of the oldest row; None where there is no row."""
     cursor = txn.cursor()
-    if cursor.set_range(ROW_KEY.pack(ROW_KEY_BASE)):
-        return int(ROW_KEY.unpack(cursor.key())[0]) - ROW_KEY_BASE
-    return None
+    return row_of(cursor) if cursor.set_range(_FIRST_KEY) else None
 
 
 def stop_row(txn: Txn) -> int:
-    """The row after the newest one; 0 where there is no row."""
+    """The row after the newest one; 0 where there is no row.
+
+    Raises:
+        ValueError: the newest record is damaged.
+    """
     cursor = txn.cursor()
-    if not cursor.last() or bytes(cursor.key()) < ROW_KEY.pack(ROW_KEY_BASE):
-        return 0
-    first = int(ROW_KEY.unpack(cursor.key())[0]) - ROW_KEY_BASE
-    return first + read_header(cursor.value()).rows
+    return row_of(cursor) + read_header(cursor.value()).rows if to_last(cursor) else 0
+
+
+def row_key(row: int) -> bytes:
+    """The key of the record that begins with a row."""
+    return ROW_KEY.pack(ROW_KEY_BASE + row)
+
+
+def row_of(cursor: Cursor[memoryview]) -> int:
+    """The first row of the record that the cursor is at."""
+    return int(ROW_KEY.unpack_from(cursor.key())[0]) - ROW_KEY_BASE
+
+
+def to_next(cursor: Cursor[memoryview]) -> bool:
+    """Move to the next record; False where there is none."""
+    while cursor.next():
+        if len(cursor.key()) == ROW_KEY.size:
+            return True
+    return False
+
+
+def to_previous(cursor: Cursor[memoryview]) -> bool:
+    """Move to the record before; False where there is none."""
+    return bool(cursor.prev()) and _to_own_record(cursor)
+
+
+def to_last(cursor: Cursor[memoryview]) -> bool:
+    """Move to the newest record; False where there is none."""
+    return bool(cursor.last()) and _to_own_record(cursor)
+
+
+def _to_own_record(cursor: Cursor[memoryview]) -> bool:
+    """From a record or one of its columns to the record; False from what is no row."""
+    key = bytes(cursor.key())
+    return key >= _FIRST_KEY and bool(cursor.set_range(key[: ROW_KEY.size]))
 
 
 def evict(txn: Txn, count: int, page_bytes: int) -> int:
@@ -175,14 +216,14 @@ def evict(txn: Txn, count: int, page_bytes: int) -> int:
         page_bytes: LMDB's page size.
 
     Returns:
-        How many records were deleted; 0 where no row is left.
+        How many values were deleted; 0 where no row is left.
     """
     wanted = count * page_bytes
     freed = deleted = 0
     cursor = txn.cursor()
-    if not cursor.set_range(ROW_KEY.pack(ROW_KEY_BASE)):
+    if not cursor.set_range(_FIRST_KEY):
         return 0
-    while freed < wanted:
+    while freed < wanted or len(cursor.key()) > ROW_KEY.size:
         size = len(cursor.value())  # 0 behind the last record: no value is empty
         if not size:
             break

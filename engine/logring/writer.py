@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import lmdb
 
 from engine.logring.contexts import ContextTable
-from engine.logring.store import ROW_KEY, ROW_KEY_BASE, Store, evict, first_row, pages, stop_row
+from engine.logring.store import Store, evict, first_row, pages, row_key, stop_row
 
 if TYPE_CHECKING:
     from engine.logring.counters import Counters
@@ -116,8 +116,9 @@ class RowWriter:
                 if record.context is not context:  # answers of one run share theirs
                     context = record.context
                     number = self._contexts.number(txn, store.contexts, context, stop)
-                key = ROW_KEY.pack(ROW_KEY_BASE + row)
-                txn.put(key, record.value(number), append=True)
+                key = row_key(row)
+                for part, value in record.values(number):
+                    txn.put(key + bytes([part]) if part else key, value, append=True)
                 row += record.rows
         self._contexts.commit()
         if first != self.first_row:
@@ -200,5 +201,5 @@ def _pages(records: Sequence[Record], page_bytes: int) -> int:
         if size < page_bytes // 2:
             small += size + _NODE_BYTES
         else:
-            large += -(-(size + _NODE_BYTES) // page_bytes)
+            large += -(-(size + _NODE_BYTES) // page_bytes) + len(record.body)
     return large + small // page_bytes + 2

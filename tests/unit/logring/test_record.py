@@ -7,7 +7,7 @@ from support.answers import MODEL, answer
 
 from engine.codecs.record_batch import record_batch
 from engine.logring import LogRing, PageQuery
-from engine.logring.decode import copy_piece, to_batch
+from engine.logring.decode import copy_piece, read_columns, to_batch
 from engine.logring.header import read_header
 from engine.logring.record import LogEncoder
 from engine.values import CheckResult, ModelIdentity, Output, RowModels, Shadow
@@ -125,9 +125,28 @@ def test_a_large_answer_is_split_and_reads_back_whole(name):
     assert [record.rows for record in records] == [1] * result.frame.rows
     pieces = []
     for record in records:
-        value = memoryview(record.value(0))
-        pieces.append(copy_piece(value, read_header(value), record.context, 0, 1))
+        ((_, value),) = record.values(0)
+        value, context = memoryview(value), record.context
+        header = read_header(value)
+        columns = read_columns(None, b"", value, header, context)
+        pieces.append(copy_piece(value, header, context, columns, slice(0, 1)))
     assert str(to_batch(pieces).to_pylist()) == str(record_batch(result).to_pylist())
+
+
+@pytest.mark.parametrize("rows", [2_000, 4_096, 20_000])
+def test_large_columns_read_back_wherever_a_page_begins(tmp_path, rows):
+    values = np.arange(rows * 4, dtype=np.float64).reshape(rows, 4)
+    result = answer({"tensor": fixed(values)}, rows, row_shapes={"tensor": (4,)})
+    ring = LogRing(tmp_path / "log", 16 << 20, record_batch)
+    assert ring.append([result, result]) == 2 * rows
+    whole = record_batch(result).to_pylist() * 2
+
+    for start in (0, 1, rows - 1, rows, rows + 7, 2 * rows - 1):
+        page = ring.page(PageQuery(start_row=start, page_rows=50)).batch
+        assert page.to_pylist() == whole[start : start + 50]
+        page = ring.page(PageQuery(start_row=start + 1, page_rows=50, descending=True)).batch
+        assert page.to_pylist() == whole[max(0, start - 49) : start + 1][::-1]
+    ring.close()
 
 
 def test_answers_with_other_constants_share_a_page(ring):
