@@ -197,7 +197,7 @@ def test_a_thousand_streams_are_bounded(serving):
             streams.append((writer, reader))
             writer.begin(BATCH.schema)
 
-    assert engine.metrics()["sagitta_flight_calls"] == 64
+    assert 1 < engine.metrics()["sagitta_flight_calls"] <= 64
     assert threads_of(engine) < 64 + 40
     for _, reader in streams:
         reader.cancel()
