@@ -22,7 +22,7 @@ run: $(VENV)/.runtime
 		exec $(BIN)/sagitta serve
 
 test: $(VENV)/.development
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile
 
 check: $(VENV)/.development
 	$(BIN)/ruff check .

@@ -51,6 +51,8 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     Returns:
         The exit code.
     """
+    # ONNX Runtime 1.31 keeps a device id and a database of usage in the home folder unless told so.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     environ = os.environ if environ is None else environ
     arguments = _parser().parse_args(argv)
     try:

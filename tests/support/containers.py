@@ -174,6 +174,7 @@ class Docker(Runtime):
         for path in (self.folder / "exec" / "netns").glob("*"):
             subprocess.run(["umount", path], check=False, capture_output=True)
         subprocess.run(["ip", "link", "del", "docker0"], check=False, capture_output=True)
+        shutil.rmtree(self.folder / "data", ignore_errors=True)  # a gigabyte of image layers
 
 
 class Container:
