@@ -6,6 +6,7 @@ import ssl
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 from support import models
 from support.docker_registry import (
@@ -279,3 +280,29 @@ def test_only_what_was_signed_is_served(sagitta, registry, keys, engine_process)
     registry.stop()
     engine_process(PIPELINE_URL=signed, **variables).ready()  # checked without the registry
     registry.start()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "sent", "recorded"),
+    [
+        ("rf_model", "biginputs.df.json", "edge_infer_biginputs_9rows_a.json"),
+        ("xgboost_ccfraud", "cc_data_1k.arrow", "ops_infer_ccfraud_xgb_1001_2025.json"),
+    ],
+)
+def test_golden_answers_come_through_a_registry(
+    sagitta, registry, engine_process, golden, model, sent, recorded
+):
+    request = golden / "inputs" / sent
+    url = f"{registry.address}/golden/{model}:1"
+    path = golden / "models" / f"{model}.onnx"
+    sagitta("publish", path, "--input-schema", request, "--to", url, **LOGIN)
+    engine = engine_process(PIPELINE_URL=url, **LOGIN, **sagitta.persisting()).ready()
+
+    kind = "application/vnd.apache.arrow.file" if sent.endswith(".arrow") else "application/json"
+    answer = engine.post("/infer?dataset[]=out", request.read_bytes(), kind).json
+    wanted = [row["out"] for row in json.loads((golden / "recorded" / recorded).read_bytes())]
+
+    assert [list(row) for row in answer] == [list(row) for row in wanted]
+    for row, expected in zip(answer, wanted, strict=True):
+        assert np.float32(row["variable"]) == np.float32(expected["variable"])
