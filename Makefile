@@ -8,7 +8,7 @@ EXAMPLE := examples/house-price
 HTTP_PORT ?= 8080
 METRICS_PORT ?= 9000
 
-.PHONY: run test check bench example clean
+.PHONY: run test check bench example proto clean
 
 run: $(VENV)/.runtime
 	@echo
@@ -36,6 +36,10 @@ bench: $(VENV)/.development
 
 example: $(VENV)/.development
 	$(BIN)/python $(EXAMPLE)/make_example.py
+
+proto: $(VENV)/.development
+	cd proto && ../$(BIN)/python -m grpc_tools.protoc -I. --python_out=../engine/_proto \
+		--pyi_out=../engine/_proto $$(find . -name '*.proto')
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info

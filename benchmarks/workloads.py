@@ -46,9 +46,9 @@ class Workload:
 
 def make_workloads(folder):
     """All workloads by name; models and artifacts are written under ``folder``."""
-    fraud = _publish(folder, "ccfraud", models.save_dense)
-    trees = _publish(folder, "rf_model", models.save_trees)
-    image = _publish(folder, "convolution", models.save_convolution)
+    fraud = publish(folder, "ccfraud", models.save_dense)
+    trees = publish(folder, "rf_model", models.save_trees)
+    image = publish(folder, "convolution", models.save_convolution)
     one, thousand, ten_thousand = (fraud_rows(rows) for rows in (1, 1_000, 10_000))
     houses = house_rows()
     pixels = np.random.default_rng(4).random((1, 3, 224, 224), np.float32)
@@ -108,7 +108,7 @@ def arrow_file(tensor):
     return sink.getvalue().to_pybytes()
 
 
-def _publish(folder, name, save):
+def publish(folder, name, save):
     """A plain directory that the engine can serve; returns it and the model's file in it."""
     artifact = folder / name
     artifact.mkdir()

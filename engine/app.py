@@ -201,11 +201,9 @@ class _Engine:
         from engine.flight.call import FlightService  # noqa: PLC0415 - only where it is on
         from engine.flight.server import FlightServer  # noqa: PLC0415
 
-        host = config.bind_host
+        host, metrics, timeout_s = config.bind_host, self.service.metrics, config.request_timeout_s
         server = FlightServer(
-            FlightService(
-                self.plane, self.line, self.service.metrics, IpcLimits(), config.request_timeout_s
-            ),
+            FlightService(self.plane, self.line, metrics, IpcLimits(), timeout_s),
             host=host,
             port=config.flight_port,
             max_calls=config.flight_max_streams,

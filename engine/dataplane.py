@@ -88,8 +88,7 @@ class RunningPipeline:
     def allow_batches(self, wanted: BatchPolicy) -> str:
         """Try whether requests may be run together, and from now on do so if they may.
 
-        Returns:
-            The verdict in words, for the log.
+        Returns the verdict in words, for the log.
         """
         model = self._plan.joint_model
         if model is None:
@@ -184,12 +183,7 @@ class DataPlane:
     """
 
     def __init__(self, metrics: Metrics, log: LogRing | None = None) -> None:
-        """Serve nothing yet.
-
-        Args:
-            metrics: counts the runs.
-            log: keeps the answers; None where the log is off.
-        """
+        """Serve nothing yet; ``metrics`` counts the runs, ``log`` keeps the answers."""
         self._metrics = metrics
         self.log = log
         self._running: RunningPipeline | None = None
@@ -253,7 +247,7 @@ class DataPlane:
         return running
 
     def answer(self, requests: Sequence[InferRequest]) -> None:
-        """Run requests of one key on the calling thread, which holds a slot, and answer them."""
+        """Run requests of one key on the calling thread, which holds a slot; answer them."""
         answer(requests, self._metrics, self.log)
 
     def announce(self, identity: PipelineIdentity, models: tuple[ServedModel, ...]) -> None:

@@ -135,6 +135,8 @@ def answer(requests: Sequence[InferRequest], metrics: Metrics, log: Log | None) 
     """
     if len(requests) == 1 and not requests[0].queued_ns:
         _run_alone(requests[0])
+        if log is not None:
+            _keep(requests, log)
         requests[0].settle()
         return
     live = []

@@ -80,9 +80,17 @@ def check_schema(schema: pa.Schema, limits: IpcLimits = DEFAULT_LIMITS) -> None:
     """Refuse a schema that requests cannot have, by column and type.
 
     Raises:
+        DecodeError: a name is not UTF-8.
         SchemaMismatchError: a duplicate column name, or an unsupported type.
         PayloadTooLargeError: more columns than the limit.
     """
+    try:
+        _check_fields(schema, limits)
+    except UnicodeDecodeError:
+        raise DecodeError("a column's name in the Arrow schema is not UTF-8") from None
+
+
+def _check_fields(schema: pa.Schema, limits: IpcLimits) -> None:
     if len(schema) > limits.columns:
         raise PayloadTooLargeError(f"{len(schema)} columns: at most {limits.columns} are accepted")
     if len(set(schema.names)) != len(schema):

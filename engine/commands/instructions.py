@@ -4,16 +4,16 @@ from engine.publish.reference import LayoutReference, RegistryReference
 
 __all__ = ["instructions"]
 
-_IMAGE = "sagitta"
 _MOUNTED = "/pipeline"
 
 
-def instructions(target: RegistryReference | LayoutReference, digest: str) -> list[str]:
+def instructions(target: RegistryReference | LayoutReference, digest: str, image: str) -> list[str]:
     """Lines that start the publish with Docker, Podman and Compose.
 
     Args:
         target: Where it was published, with its tag.
         digest: Of its manifest.
+        image: The engine's.
 
     Returns:
         Lines, to be pasted as they are where the credentials are in the environment.
@@ -43,7 +43,7 @@ def instructions(target: RegistryReference | LayoutReference, digest: str) -> li
         "-v $PWD/data:/persist",
         *options,
         "-e CONFIG_CPUS=1",
-        _IMAGE,
+        image,
     ]
     return [
         f"PIPELINE_URL={target}",
@@ -61,7 +61,7 @@ def instructions(target: RegistryReference | LayoutReference, digest: str) -> li
         "Compose:",
         "services:",
         "  engine:",
-        f"    image: {_IMAGE}",
+        f"    image: {image}",
         "    ports: ['8080:8080']",
         f"    volumes: [{', '.join(repr(volume) for volume in volumes)}]",
         "    environment:",

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from engine import __version__
 from engine.commands.instructions import instructions
 from engine.commands.shared import read_config, remark, say
 from engine.commands.trial import read_sample, try_model
@@ -28,6 +29,7 @@ from engine.pipeline.stages import find_stages
 from engine.pipeline.steps import Check, Step, models_of
 from engine.pipeline.writing import draw_steps, write_definition
 from engine.publish.artifact import ArtifactLayer
+from engine.publish.chart import chart_of, find_chart, pack_chart
 from engine.publish.credentials import credential_files
 from engine.publish.directory import find_model, read_definition_file
 from engine.publish.progress import progress_for
@@ -67,6 +69,8 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     target = _target(options.to, options.tag or version) if options.to else None
     if target is None and not options.dry_run:
         raise ConfigError("--to is missing: host/repository or oci-layout:DIR, or --dry-run")
+    if options.chart and not isinstance(target, RegistryReference):
+        raise ConfigError("--chart needs a registry in --to: a layout keeps no charts")
     config = None if target is None else read_config(environ, str(target))
     layers = [_layer(root, draft, key) for key in range(len(draft.models))]
     definition = replace(draft.resolve(layers), version=version)
@@ -77,12 +81,16 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
         say(document.decode())
         say(f"Digest: {packed.entry.digest} (dry run: nothing was published)")
         return 0
-    signature = None
-    if options.sign_key is not None:
+    tagged = [(packed, target.tag or "")]
+    if options.sign_key is not None:  # first, so that no edge ever sees the publish without it
         signature = pack_signature(packed, target, options.sign_key)
-    _send(packed, signature, target, config, credential_files(environ))
-    for line in ("", *instructions(target, packed.entry.digest)):
+        tagged.insert(0, (signature, signature_tag(packed.entry.digest)))
+    files = credential_files(environ)
+    _send(tagged, target, config, files)
+    for line in ("", *instructions(target, packed.entry.digest, options.image)):
         say(line)
+    if options.chart and isinstance(target, RegistryReference):
+        _send_chart(target, definition, options.image, config, files)
     return 0
 
 
@@ -107,6 +115,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--annotation", action="append", default=[], metavar="KEY=VALUE", help="of the manifest")
     add("--sign-key", type=Path, metavar="FILE", help="PEM private key, ECDSA on P-256")
+    add("--chart", action="store_true", help="also push a Helm chart that installs the publish")
+    add("--image", default="sagitta", help="of the engine, in what is printed and in the chart")
     add("--dry-run", action="store_true", help="try the models, show the definition, send nothing")
     return parser
 
@@ -211,16 +221,12 @@ def _annotation(text: str) -> tuple[str, str]:
 
 
 def _send(
-    packed: PackedArtifact,
-    signature: PackedArtifact | None,
+    tagged: Sequence[tuple[PackedArtifact, str]],
     target: Target,
     config: EngineConfig,
     files: tuple[Path, ...],
 ) -> None:
-    """Publish; the signature first, so that no edge ever sees the publish without it."""
-    tagged = [(packed, target.tag or "")]
-    if signature is not None:
-        tagged.insert(0, (signature, signature_tag(packed.entry.digest)))
+    """Publish artifacts under their tags, in this order."""
     if isinstance(target, LayoutReference):
         for artifact, tag in tagged:
             write_to_layout(artifact, target.directory, tag)
@@ -235,3 +241,19 @@ def _send(
         remark("Login Succeeded")
     for artifact, tag in tagged:
         push_artifact(client, artifact, tag, progress_for(sys.stderr, remark))
+
+
+def _send_chart(
+    target: RegistryReference,
+    definition: PipelineDefinition,
+    image: str,
+    config: EngineConfig,
+    files: tuple[Path, ...],
+) -> None:
+    """Push the chart of the publish, and say how it is installed."""
+    version = definition.version or str(target.tag)
+    chart = chart_of(target, definition.id, version, image=image, app_version=__version__)
+    packed = pack_chart(chart, find_chart())
+    _send([(packed, str(chart.target.tag))], chart.target, config, files)
+    for line in ("", "Helm:", chart.install_line):
+        say(line)

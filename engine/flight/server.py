@@ -30,7 +30,7 @@ from engine.errors import NotFoundError, ShuttingDownError, StartupError
 from engine.flight.admission import Admission
 from engine.flight.call import InferCall
 from engine.flight.descriptors import read_descriptor, read_ticket, write_ticket
-from engine.flight.errors import guarded
+from engine.flight.errors import CancelledError, guarded
 from engine.flight.results import Results
 from engine.refusal import refusal_of
 from engine.values import Frame
@@ -53,6 +53,7 @@ ACTIONS: Final = (
     ("pipelines", "JSON, as GET /pipelines."),
     ("models", "JSON, as GET /models."),
 )
+WRITE_ERRORS: Final = (pa.ArrowException, OSError)  # the client has gone
 LAST_WAIT_S: Final = 0.5  # for gRPC to end, once nothing is being answered
 
 
@@ -148,11 +149,14 @@ class FlightServer(fl.FlightServerBase):
             is_begun = False
             while (batch := call.next_batch()) is not None:
                 parts = self._answer(call, batch)
-                if not is_begun:
-                    writer.begin(call.schema)
-                    is_begun = True
-                for part, metadata in parts:
-                    writer.write_with_metadata(part, metadata)
+                try:
+                    if not is_begun:
+                        writer.begin(call.schema)
+                        is_begun = True
+                    for part, metadata in parts:
+                        writer.write_with_metadata(part, metadata)
+                except WRITE_ERRORS:
+                    raise CancelledError from None
 
     @guarded
     def do_put(
@@ -175,7 +179,10 @@ class FlightServer(fl.FlightServerBase):
                     elapsed_ns=told.elapsed_ns,
                     ticket=write_ticket(key),
                 )
-                writer.write(reply.SerializeToString())
+                try:
+                    writer.write(reply.SerializeToString())
+                except WRITE_ERRORS:
+                    raise CancelledError from None
                 sequence += 1
 
     @guarded

@@ -158,6 +158,9 @@ class Call(InferRequest):
         self._body = body
         self._metrics = metrics
         self._records = records_by_default or head.dataset is not None
+        self._is_echoed = (
+            self._records or head.reply_kind is not BodyKind.JSON or plane.log is not None
+        )
         self.caller = caller
         self.size_bytes = len(body)
 
@@ -216,8 +219,7 @@ class Call(InferRequest):
     def _decode(self) -> Frame:
         if self._is_arrow():
             return read_arrow(self._body)
-        is_echoed = self._records or self._head.reply_kind is not BodyKind.JSON
-        return read_json(self._body, self.pipeline.inputs, is_echoed=is_echoed)
+        return read_json(self._body, self.pipeline.inputs, is_echoed=self._is_echoed)
 
     def _encode(self, result: InferResult) -> Reply:
         kind = self._head.reply_kind

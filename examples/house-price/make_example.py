@@ -179,6 +179,7 @@ def main() -> None:
     rng = np.random.default_rng(SEED + 1)
     houses, prices = make_houses(rng, TRAINING_ROWS)
     model = build_model(fit(houses, prices, rng)).SerializeToString()
+    (HERE / f"{PIPELINE}.onnx").write_bytes(model)
     write_layout(HERE / "pipeline", model)
     print(f"wrote {HERE}: a model of {len(model)} bytes, its layout and two requests")
 

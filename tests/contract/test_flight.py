@@ -66,7 +66,8 @@ def test_the_same_records_by_both_shells(serving, model):
     theirs = read_file(reply.body)
     assert ours.schema.equals(theirs.schema, check_metadata=True)
     assert orjson.dumps(without_the_moment(ours)) == orjson.dumps(without_the_moment(theirs))
-    assert told.rows == batch.num_rows and len(told.elapsed_ns) == 2
+    assert told.rows == batch.num_rows
+    assert len(told.elapsed_ns) == 2
 
 
 @pytest.mark.parametrize("model", CASES)
@@ -132,7 +133,8 @@ def test_a_model_that_fails_tells_no_internals(serving):
 
     body, error = refusal(lambda: exchange(connect(engine), [batch_of({"x": vectors([[5, 5]])})]))
 
-    assert body["code"] == 500 and "under request" in body["error"]
+    assert body["code"] == 500
+    assert "under request" in body["error"]
     assert isinstance(error, fl.FlightInternalError)
 
 
@@ -157,7 +159,8 @@ def test_golden_answers(serving, golden, recorded):
         table = reader.read_all()
 
     reply = engine.post("/infer", body, ARROW_FILE, accept=ARROW_FILE)
-    (ours, _), = exchange(connect(engine), table.combine_chunks().to_batches(), RECORDS)  # fmt: skip
+    batches = table.combine_chunks().to_batches()
+    (ours, _), = exchange(connect(engine), batches, RECORDS)  # fmt: skip
 
     theirs = read_file(reply.body)
     assert ours["out"].combine_chunks().equals(theirs["out"].combine_chunks())
@@ -174,11 +177,13 @@ def test_what_is_there_can_be_discovered_before_the_first_row(serving):
     assert (told.name, told.status) == ("pipe", "Running")
     assert info.descriptor.path == [b"pipelines", b"pipe"]
     assert info.schema.names == ["out.difference", "out.first", "out.sum"]
-    assert wanted.names == ["b", "a"] and str(wanted.field("a").type).endswith("[3]")
+    assert wanted.names == ["b", "a"]
+    assert str(wanted.field("a").type).endswith("[3]")
     by_path = client.get_schema(fl.FlightDescriptor.for_path("infer", "input")).schema
     assert by_path.equals(wanted, check_metadata=True)
     (described,) = [client.get_flight_info(info.descriptor)]
-    assert described.schema.equals(info.schema) and described.endpoints == []
+    assert described.schema.equals(info.schema)
+    assert described.endpoints == []
     batch = wanted.empty_table().combine_chunks().to_batches() or [
         pa.record_batch([pa.array([], field.type) for field in wanted], schema=wanted)
     ]
@@ -235,7 +240,8 @@ def test_descriptors(serving, descriptor, code):
         assert refusal(lambda: exchange(client, [batch], descriptor))[0]["code"] == code
         assert refusal(lambda: client.get_flight_info(descriptor))[0]["code"] == code
         schema = client.get_schema(descriptor).schema
-        assert schema.names == [] and orjson.loads(schema.metadata[b"error"])["code"] == code
+        assert schema.names == []
+        assert orjson.loads(schema.metadata[b"error"])["code"] == code
 
 
 def test_put_then_get(serving):
@@ -276,7 +282,8 @@ def test_large_replies_come_in_numbered_parts(serving):
     divided, parts = within(20_000)
     undivided, one = within(0)
     assert (told.parts, parts.parts, one.parts) == (1, 4, 1)
-    assert divided.equals(whole) and undivided.equals(whole)
+    assert divided.equals(whole)
+    assert undivided.equals(whole)
 
 
 def test_parts_of_records_stay_below_the_limit(serving):

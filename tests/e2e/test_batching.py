@@ -91,7 +91,9 @@ def test_every_answer_is_that_of_its_request_alone(serving, request, model, thre
 
     def client(number):
         rng = np.random.default_rng(number)
-        sizes = [1 if number % 2 else 1 + int(rng.integers(LARGEST[model])) for _ in range(REQUESTS)]
+        sizes = [
+            1 if number % 2 else 1 + int(rng.integers(LARGEST[model])) for _ in range(REQUESTS)
+        ]
         asked = [rows_for(session, rows, rng) for rows in sizes]
         ask = ask_over_http if number % 4 == 3 else ask_over_flight
         try:

@@ -6,6 +6,7 @@ import ssl
 import subprocess
 import time
 
+import pyarrow.flight as fl
 import pytest
 from support import models
 from support.engine import Engine
@@ -182,3 +183,34 @@ def test_metrics_port_needs_no_token_and_no_tls(tmp_path, engine_process, certif
     with engine.connect(engine.metrics_port) as wire:
         wire.send(b"GET /metrics HTTP/1.1\r\nHost: edge\r\n\r\n")
         assert b"latency_histogram_ns" in wire.receive().body
+
+
+def test_flight_has_the_same_tls(tmp_path, engine_process, certificates):
+    """TLS and mutual TLS on Flight: a client without an accepted certificate gets nothing."""
+    engine = start(
+        tmp_path,
+        engine_process,
+        FLIGHT_PORT="0",
+        TLS_CERT_FILE=str(certificates / "server.pem"),
+        TLS_KEY_FILE=str(certificates / "server.key"),
+        TLS_CLIENT_CA_FILE=str(certificates / "ca.pem"),
+    ).ready()
+
+    def health(client=None):
+        identity = {}
+        if client:
+            identity["cert_chain"] = (certificates / f"{client}.pem").read_bytes()
+            identity["private_key"] = (certificates / f"{client}.key").read_bytes()
+        connection = fl.connect(
+            f"grpc+tls://localhost:{engine.flight_port}",
+            tls_root_certs=(certificates / "ca.pem").read_bytes(),
+            **identity,
+        )
+        (result,) = connection.do_action("health", fl.FlightCallOptions(timeout=5))
+        return result.body.to_pybytes()
+
+    assert health("client") == b'{"status":"Running"}'
+    for unwelcome in (None, "stranger"):
+        with pytest.raises((fl.FlightUnavailableError, fl.FlightTimedOutError)):
+            health(unwelcome)
+    assert "Listening: Flight on 127.0.0.1" in engine.output

@@ -26,13 +26,15 @@ def need(*programs):
 
 
 class DockerRegistry:
-    """A running registry; ``address`` is its host and port."""
+    """A running registry; ``address`` is its host and port. Several may serve one folder."""
 
-    def __init__(self, folder, auth, tls=None):
+    def __init__(self, folder, auth, tls=None, host="127.0.0.1"):
         need("docker-registry")
-        with socket.create_server(("127.0.0.1", 0)) as probe:
+        with socket.create_server((host, 0)) as probe:
             self.port = probe.getsockname()[1]
-        self.address = f"127.0.0.1:{self.port}"
+        self.host = host
+        self.address = f"{host}:{self.port}"
+        self.auth = auth
         self.folder = folder
         config = {
             "version": "0.1",
@@ -41,19 +43,20 @@ class DockerRegistry:
             "http": {"addr": self.address, **({"tls": tls} if tls else {})},
             "auth": auth,
         }
-        (folder / "registry.json").write_text(json.dumps(config))  # JSON is YAML
+        self.config = folder / f"registry-{self.port}.json"
+        self.config.write_text(json.dumps(config))  # JSON is YAML
         self.process = None
         self.start()
 
     def start(self):
         with (self.folder / "registry.log").open("ab") as log:
             self.process = subprocess.Popen(
-                ["docker-registry", "serve", self.folder / "registry.json"], stdout=log, stderr=log
+                ["docker-registry", "serve", self.config], stdout=log, stderr=log
             )
         deadline = time.monotonic() + DEADLINE_S
         while time.monotonic() < deadline:
             with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", self.port)) == 0:
+                if probe.connect_ex((self.host, self.port)) == 0:
                     return
             assert self.process.poll() is None, (self.folder / "registry.log").read_text()
             time.sleep(0.02)

@@ -1,5 +1,6 @@
 """Small ONNX models that the tests serve, and pipelines of them in plain directories."""
 
+import itertools
 import json
 
 import numpy as np
@@ -71,7 +72,7 @@ def dense(width=16, hidden=32):
     rng = np.random.default_rng(16)
     sizes = (width, hidden, hidden, 3)
     nodes, constants, last = [], [], "tensor"
-    for index, (before, after) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for index, (before, after) in enumerate(itertools.pairwise(sizes)):
         weights = rng.normal(size=(before, after)).astype(np.float32)
         constants += [constant(f"w{index}", weights), constant(f"b{index}", weights[0])]
         nodes.append(helper.make_node("Gemm", [last, f"w{index}", f"b{index}"], [f"g{index}"]))

@@ -112,3 +112,29 @@ def test_rows_that_were_never_decoded_are_an_error_of_their_own(pipeline):
 
     assert empty.is_answered
     assert isinstance(empty.outcome, Exception)
+
+
+class Log:
+    """Remembers what was kept, and whether anybody had been answered by then."""
+
+    def __init__(self, callers):
+        self.callers = callers
+        self.kept = []
+
+    def append(self, results):
+        self.kept.append((list(results), [one.is_answered for one in self.callers]))
+
+    def append_failure(self, pipeline, partition, error):
+        self.kept.append(error)
+
+
+@pytest.mark.parametrize("waited", [False, True])
+@pytest.mark.parametrize("count", [1, 2])
+def test_answers_are_kept_before_anybody_has_one(pipeline, waited, count):
+    callers = [caller(pipeline, value, waited=waited) for value in range(count)]
+    log = Log(callers)
+
+    answer(callers, Metrics(), log)
+
+    assert log.kept == [([[value] for value in range(count)], [False] * count)]
+    assert all(one.is_answered for one in callers)

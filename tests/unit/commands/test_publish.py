@@ -260,7 +260,7 @@ def test_pull_is_for_registries(sagitta, arguments, said):
 
 
 def test_what_is_to_be_pasted_for_a_registry():
-    lines = instructions(parse_reference("ghcr.io/team/p:1"), DIGEST)
+    lines = instructions(parse_reference("ghcr.io/team/p:1"), DIGEST, "sagitta")
 
     assert lines[0] == "PIPELINE_URL=ghcr.io/team/p:1"
     assert lines[2].endswith(f"PIPELINE_URL=ghcr.io/team/p@{DIGEST}")
@@ -290,7 +290,7 @@ def test_what_is_to_be_pasted_for_a_registry():
 
 
 def test_what_is_to_be_pasted_for_a_layout():
-    lines = instructions(parse_reference("oci-layout:/data/layout:1"), DIGEST)
+    lines = instructions(parse_reference("oci-layout:/data/layout:1"), DIGEST, "sagitta")
 
     assert lines[0] == "PIPELINE_URL=oci-layout:/data/layout:1"
     assert "    -v /data/layout:/pipeline:ro \\" in lines

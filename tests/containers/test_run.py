@@ -1,0 +1,356 @@
+"""The documented command lines on podman and on docker, and what must hold inside the container."""
+
+import base64
+import collections
+import concurrent.futures
+import http.client
+import json
+import pathlib
+import re
+import signal
+
+import pyarrow as pa
+import pyarrow.compute
+import pytest
+from pyarrow import flight
+from support.containers import EXAMPLE, answers, curl, wait_until
+from support.docker_registry import PASSWORD, USER
+
+HARDENED = [
+    *("--read-only", "--tmpfs", "/tmp", "--cap-drop", "ALL"),
+    *("--security-opt", "no-new-privileges"),
+]
+LIMITS = ["--cpus=1.25", "--memory=1536m"]
+LOG = ["-e", "LOCAL_INFERENCE_STORAGE=100m", "-e", "PLATEAU_PAGE_SIZE=100"]
+JSON_HEADER = "Content-Type: application/json; format=pandas-records"
+ARROW_HEADER = "Content-Type: application/vnd.apache.arrow.file"
+
+
+@pytest.fixture
+def volume(tmp_path):
+    """A host folder of root's, as ``-v ./data:/persist`` makes one."""
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o755)
+    return folder
+
+
+@pytest.fixture
+def from_layout():
+    """The example without any registry: a mounted OCI layout."""
+    return ["-v", f"{EXAMPLE}/pipeline:/pipeline:ro", "-e", "PIPELINE_URL=oci-layout:/pipeline:v1"]
+
+
+@pytest.fixture
+def check_documented_requests(expected):
+    """The documented curl lines answer what the model alone gives, bit for bit."""
+
+    def check(container):
+        pipelines = json.loads(curl(f"{container.url}/pipelines"))["pipelines"]
+        assert [(p["id"], p["status"]) for p in pipelines] == [("house-price", "Running")]
+        models = json.loads(curl(f"{container.url}/models"))["models"]
+        assert [(m["name"], m["status"]) for m in models] == [("house-price", "Running")]
+        for path, header, data in (
+            ("/infer", ARROW_HEADER, f"@{EXAMPLE}/houses.arrow"),
+            ("/infer", JSON_HEADER, f"@{EXAMPLE}/houses.df.json"),
+            ("/pipelines/house-price", JSON_HEADER, f"@{EXAMPLE}/houses.df.json"),
+        ):
+            answer = curl(
+                *("-X", "POST", f"{container.url}{path}", "-H", header),
+                *("-H", "Accept: application/json; format=pandas-records", "--data-binary", data),
+            )
+            outputs = [{"Float": {"data": expected, "dim": [10, 1], "v": 1}}]
+            assert json.loads(answer)[0]["outputs"] == outputs
+
+    return check
+
+
+def read_logs(container):
+    """Every row of ``/logs``: a page ends where the schema changes, and says where the next is."""
+    rows, cursor = [], {}
+    while True:
+        text = curl(
+            *("-i", "-X", "POST", f"{container.url}/logs", "--data", json.dumps(cursor)),
+            *("-H", "Content-Type: Content-Type: application/json; format=pandas-records"),
+        )
+        head, _, body = text.partition("\n\n")
+        page = json.loads(body)
+        told = re.search(r"(?im)^x-iteration-status: (.*)$", head)
+        rows += page
+        if not page or told is None:
+            return rows
+        cursor = json.loads(told[1])["next"]
+
+
+def process_one(container):
+    """Facts on PID 1, from inside."""
+    code = (
+        "import json; lines = open('/proc/1/status').read().splitlines();"
+        "print(json.dumps({l.split(':')[0]: l.split(':')[1].split() for l in lines if ':' in l}))"
+    )
+    return json.loads(container.python(code))
+
+
+def test_documented_line_with_a_volume(
+    runtime, published, volume, check_documented_requests, expected
+):
+    """``docker run -v … -p … -e … --cpus=1.25 --memory=1536m``, then again on the same volume."""
+    line = [*published, *LOG, "-e", "CONFIG_CPUS=1.0", *LIMITS, "-v", f"{volume}:/persist"]
+    container = runtime.run(*line).wait_ready()
+
+    check_documented_requests(container)
+    logged = [row["out"]["price"] for row in read_logs(container)]
+    assert [price for (price,) in logged] == pytest.approx(expected * 3, rel=1e-7)
+    status = process_one(container)
+    assert set(status["Uid"]) == {"10001"}
+    assert set(status["Gid"]) == {"10001"}
+    assert status["CapEff"] == ["0000000000000000"]
+    assert not [path for path in volume.rglob("*") if path.lstat().st_uid != 10001]
+    assert container.stop() == 0
+
+    again = runtime.run(*line).wait_ready()
+    assert len(read_logs(again)) == 30
+    assert again.stop() == 0
+
+
+def test_documented_line_without_a_volume(runtime, published, check_documented_requests):
+    container = runtime.run(*published, "-e", "CONFIG_CPUS=1", "-e", "DEBUG=true").wait_ready()
+
+    check_documented_requests(container)
+    assert container.stop() == 0
+
+
+def test_documented_start_lines_in_order(runtime, published):
+    container = runtime.run(*published, "-e", "CONFIG_CPUS=1").wait_ready()
+
+    lines = [line.strip() for line in container.logs().splitlines()]
+    wanted = [
+        "Sagitta Engine - Standalone mode",
+        "Login Succeeded",
+        "Fetching manifest and config for pipeline: ",
+        "Fetching model layers",
+        "digest: sha256:",
+        "name: house-price",
+        "Fetched",
+        "Starting engine",
+    ]
+    places = [next(i for i, line in enumerate(lines) if line.startswith(w)) for w in wanted]
+    assert places == sorted(places)
+
+
+def test_hardened_with_any_user(runtime, published, volume, check_documented_requests):
+    volume.chmod(0o777)
+    container = runtime.run(
+        *(*published, *HARDENED, "--user", "12345", "-e", "CONFIG_CPUS=1"),
+        *("-v", f"{volume}:/persist", *LOG, *LIMITS),
+    ).wait_ready()
+
+    check_documented_requests(container)
+    assert len(read_logs(container)) == 30
+    assert set(process_one(container)["Uid"]) == {"12345"}
+    assert container.stop() == 0
+
+
+def test_hardened_where_nothing_can_be_written(
+    runtime, published, volume, check_documented_requests
+):
+    """A volume of another user's: said once, served all the same."""
+    container = runtime.run(
+        *published, *HARDENED, "--user", "12345", "-v", f"{volume}:/persist"
+    ).wait_ready()
+
+    check_documented_requests(container)
+    assert "/persist" in container.logs()
+    assert container.stop() == 0
+
+
+def test_root_without_capabilities_says_what_to_do_and_serves(
+    runtime, published, volume, check_documented_requests
+):
+    container = runtime.run(
+        *published, "--cap-drop", "ALL", "-v", f"{volume}:/persist", "-e", "CONFIG_CPUS=1"
+    ).wait_ready()
+
+    check_documented_requests(container)
+    assert "running as uid 0" in container.logs()
+    assert container.stop() == 0
+
+
+def test_a_cached_pipeline_needs_no_network(runtime, published, volume):
+    line = [*published, *HARDENED, "--user", "10001", "-v", f"{volume}:/persist"]
+    volume.chmod(0o777)
+    assert runtime.run(*line).wait_ready().stop() == 0
+
+    offline = runtime.run(*line, network=["--network", "none"], publish=False)
+
+    check = ("/opt/sagitta/bin/python", "-I", "/opt/sagitta/share/healthcheck.py")
+    wait_until(
+        lambda: runtime("exec", offline.name, *check, check=False).returncode == 0,
+        "ready without a network",
+    )
+    assert offline.stop() == 0
+
+
+def test_flight_through_the_published_port(runtime, from_layout, expected):
+    container = runtime.run(*from_layout, "-e", "CONFIG_CPUS=1").wait_ready()
+    with pa.ipc.open_file(EXAMPLE / "houses.arrow") as file:
+        batch = file.get_batch(0)
+
+    with flight.connect(container.flight_url) as client:
+        writer, reader = client.do_exchange(flight.FlightDescriptor.for_path("infer"))
+        writer.begin(batch.schema)
+        for _ in range(3):
+            writer.write_batch(batch)
+            price = reader.read_chunk().data.column("out.price")
+            assert pa.compute.list_flatten(price).to_pylist() == expected
+        assert container.stop() == 0  # with the stream still open
+        with pytest.raises(flight.FlightUnavailableError):
+            writer.close()
+
+
+@pytest.mark.parametrize(
+    ("flags", "threads"),
+    [
+        (["-e", "CONFIG_CPUS=4"], 4),
+        (["--cpus=0.5"], 1),
+        (["--cpus=1.25"], 2),
+        (["--cpus=1.25", "-e", "CONFIG_CPUS=1.0"], 1),
+    ],
+)
+def test_threads_follow_the_limits(runtime, from_layout, flags, threads):
+    """CONFIG_CPUS exactly as said, else what the cgroup allows; the start says which."""
+    container = runtime.run(*from_layout, *flags).wait_ready()
+
+    assert f"Threads: {threads} for inference" in container.logs()
+    assert int(process_one(container)["Threads"][0]) <= 40 + 4 * threads
+    assert container.stop() == 0
+
+
+def test_a_missing_gpu_ends_the_start_with_the_reason(runtime, from_layout):
+    container = runtime.run(*from_layout, "-e", "ACCELERATOR=cuda")
+
+    assert container.wait_exit() == 3
+    assert re.search(r"ACCELERATOR|cuda", container.logs(), re.IGNORECASE)
+    assert "Traceback" not in container.logs()
+
+
+def test_stop_while_it_starts(runtime, from_layout):
+    """PID 1 ignores a signal that it has no handler for: the entry point has one at once."""
+    container = runtime.run(*from_layout)
+    status = pathlib.Path("/proc", container.inspect("{{.State.Pid}}"), "status")
+
+    def handles_sigterm():
+        caught = status.read_text().partition("SigCgt:")[2].split()[0]
+        return int(caught, 16) >> (signal.SIGTERM - 1) & 1
+
+    wait_until(handles_sigterm, "the entry point runs")
+    assert container.stop() == 0
+
+
+def test_stop_under_load_fails_no_request(runtime, from_layout):
+    """Every request that was sent is answered, the last one with ``Connection: close``; exit 0."""
+    container = runtime.run(*from_layout, "-e", "CONFIG_CPUS=1").wait_ready()
+    body = (EXAMPLE / "houses.arrow").read_bytes()
+    headers = {"Content-Type": "application/vnd.apache.arrow.file"}
+    statuses, failures = collections.Counter(), []
+
+    def client():
+        connection = http.client.HTTPConnection(container.url.rpartition("/")[2], timeout=30)
+        connection.connect()
+        for _ in range(20_000):
+            try:
+                connection.request("POST", "/infer", body, headers)
+                response = connection.getresponse()
+                response.read()
+            except OSError as error:
+                return failures.append(repr(error))
+            statuses[response.status] += 1
+            if response.will_close:
+                return connection.close()
+        return failures.append("the engine was never stopped")
+
+    with concurrent.futures.ThreadPoolExecutor(8) as clients:
+        running = [clients.submit(client) for _ in range(8)]
+        wait_until(lambda: statuses[200] > 50, "requests are answered")
+        code = container.stop()
+        for future in running:
+            future.result()
+
+    assert code == 0
+    assert failures == []
+    assert set(statuses) <= {200, 503}
+
+
+def test_a_second_signal_ends_it_at_once(runtime, from_layout):
+    container = runtime.run(*from_layout, "-e", "SHUTDOWN_GRACE_S=60").wait_ready()
+
+    runtime("kill", "-s", "TERM", container.name)
+    runtime("kill", "-s", "TERM", container.name, check=False)
+
+    assert container.wait_exit() == 0
+
+
+def test_secrets_are_seen_nowhere(runtime, published):
+    bundle = base64.b64encode(b"export EDGE_NAME=edge-1\nexport JOIN_TOKEN=tok-never-seen").decode()
+    container = runtime.run(*published, "-e", "DEBUG=true").wait_ready()
+    commands = container.python(
+        "import glob; print([open(p).read() for p in glob.glob('/proc/[0-9]*/cmdline')])"
+    )
+    metrics = container.python(
+        "import urllib.request as r; print(r.urlopen('http://127.0.0.1:9000/metrics').read())"
+    )
+    seen = container.logs() + metrics + commands
+    assert container.stop() == 0
+    assert PASSWORD not in seen
+    assert base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode() not in seen
+
+    refused = runtime.run(*published, "-e", "OCI_PASSWORD=wr0ng-never-seen", "-e", "DEBUG=true")
+    assert refused.wait_exit() == 3
+    assert "wr0ng-never-seen" not in refused.logs()
+    assert "Traceback" not in refused.logs()
+
+    bad = runtime.run("-e", f"EDGE_BUNDLE={bundle}!", "-e", "CONFIG_CPUS=none", "-e", "DEBUG=true")
+    assert bad.wait_exit() == 2
+    assert bundle not in bad.logs()
+    assert "tok-never-seen" not in bad.logs()
+
+
+def test_a_bundle_is_read_and_never_evaluated(runtime, from_layout):
+    lines = "export EDGE_NAME=$(touch /tmp/evaluated)`touch /tmp/evaluated`\nexport CONFIG_CPUS=1"
+    bundle = base64.b64encode(lines.encode()).decode()
+    container = runtime.run(*from_layout, "-e", f"EDGE_BUNDLE={bundle}")
+
+    wait_until(
+        lambda: (
+            container.inspect("{{.State.Running}}") == "false"
+            or answers(f"{container.url}/healthz") == 200
+        ),
+        "it serves or has ended",
+    )
+    changed = runtime("diff", container.name).stdout
+    assert "evaluated" not in changed
+
+
+def test_health_is_told_to_the_runtime(runtime, from_layout):
+    container = runtime.run(*from_layout).wait_ready()
+
+    if runtime.name == "podman":  # without systemd podman checks only when asked
+        runtime("healthcheck", "run", container.name)
+    wait_until(lambda: container.inspect("{{.State.Health.Status}}") == "healthy", "healthy")
+    assert container.stop() == 0
+
+
+def test_nothing_is_written_or_sent_that_was_not_asked_for(runtime, from_layout):
+    """No device id, no telemetry database, no cache: the root file system stays as it was."""
+    container = runtime.run(*from_layout, "-e", "CONFIG_CPUS=1").wait_ready()
+    curl(
+        *("-X", "POST", f"{container.url}/infer", "-H", JSON_HEADER),
+        *("--data", f"@{EXAMPLE}/houses.df.json"),
+    )
+
+    changed = [line.split() for line in runtime("diff", container.name).stdout.splitlines()]
+    allowed = ("/etc", "/run", "/tmp", "/proc", "/sys", "/dev", "/pipeline", "/persist")
+    assert [path for _, path in changed if not path.startswith(allowed)] == []
+    written = container.python(
+        "import os; print([f for w in os.walk('/persist') for f in w[2] if 'onnxruntime' in f])"
+    )
+    assert written.strip() == "[]"

@@ -1,0 +1,471 @@
+"""Hostile and faulty Flight clients: the engine refuses, frees what they held, and stays up."""
+
+import contextlib
+import os
+import subprocess
+import sys
+import textwrap
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+import numpy as np
+import pyarrow as pa
+import pyarrow.flight as fl
+import pytest
+from support import models
+from support.arrow import vectors
+from support.engine import DEADLINE_S, ROOT, Engine
+from support.flight import DO_EXCHANGE, INFER, connect, exchange, refusal, wire_messages
+
+FLIGHT = {"FLIGHT_PORT": "0"}
+MUTATIONS = 2_000
+BATCH = pa.record_batch({"x": vectors([[1, 2, 3, 4], [5, 6, 7, 8]])})
+ANSWER = [{"out.y": [40.0, 50.0]}, {"out.y": [88.0, 114.0]}]
+
+
+def is_well(engine):
+    (reply, _), = exchange(connect(engine), [BATCH])  # fmt: skip
+    return engine.is_alive() and reply.to_pylist() == ANSWER
+
+
+def threads_of(engine):
+    return len(os.listdir(f"/proc/{engine.pid}/task"))
+
+
+def until(condition, seconds=10.0):
+    """Look again and again, each time over a round trip to the engine."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it never came true"
+
+
+def test_the_well_behaved_case(serving):
+    assert is_well(serving("linear", environ=FLIGHT))
+
+
+# 2, 3: damaged bytes
+
+
+def test_2000_damaged_streams_do_not_end_the_process(serving):
+    """Seeded mutations of every message of a stream, headers and bodies alike, over raw gRPC."""
+    engine = serving("linear", environ=FLIGHT)
+    rng = np.random.default_rng(2026)
+    text = pa.record_batch({"x": vectors([[1, 2, 3, 4]]), "s": pa.array(["abc"])})
+    nested = pa.record_batch({"x": pa.array([[1.0, 2, 3, 4]], pa.list_(pa.float32()))})
+    originals = [wire_messages([one]) for one in (BATCH, text, nested)]
+
+    def damaged(seed):
+        mutate = np.random.default_rng(seed)
+        messages = [bytearray(one) for one in originals[seed % len(originals)]]
+        victim = messages[mutate.integers(len(messages))]
+        for _ in range(mutate.integers(1, 9)):
+            victim[mutate.integers(len(victim))] = mutate.integers(256)
+        return [bytes(one) for one in messages]
+
+    codes, leaks = {}, []
+    with grpc.insecure_channel(f"127.0.0.1:{engine.flight_port}") as channel:
+        call = channel.stream_stream(DO_EXCHANGE)
+
+        def send(seed):
+            try:
+                replies = list(call(iter(damaged(seed)), timeout=DEADLINE_S))
+                return f"{len(replies)} replies"
+            except grpc.RpcError as error:
+                told = error.details() or ""
+                leaks.extend(text for text in ("Traceback", ".py") if text in told)
+                return error.code()
+
+        with ThreadPoolExecutor(4) as pool:
+            for code in pool.map(send, (rng.integers(1 << 31, size=MUTATIONS)).tolist()):
+                codes[code] = codes.get(code, 0) + 1
+
+    assert sum(codes.values()) == MUTATIONS
+    assert len(codes) > 1, codes  # some were refused, some harmless
+    assert not leaks
+    assert is_well(engine)
+
+
+@pytest.mark.parametrize("compression", ["lz4", "zstd"])
+def test_compressed_batches_give_the_same_bits(serving, compression):
+    client = connect(serving("linear", environ=FLIGHT))
+    options = fl.FlightCallOptions(write_options=pa.ipc.IpcWriteOptions(compression=compression))
+
+    (reply, _), = exchange(client, [BATCH], options=options)  # fmt: skip
+
+    assert reply.to_pylist() == ANSWER
+
+
+@pytest.mark.parametrize("what", ["rows", "type", "columns"])
+def test_tables_over_a_limit_are_refused(serving, what):
+    client = connect(serving("linear", environ=FLIGHT))
+    batch = {
+        "rows": lambda: pa.record_batch({"x": pa.array(np.zeros((1 << 20) + 1, np.int8))}),
+        "type": lambda: pa.record_batch({"x": pa.nulls(3)}),
+        "columns": lambda: pa.record_batch({f"c{n}": pa.array([1]) for n in range(1025)}),
+    }[what]()
+
+    body, _ = refusal(lambda: exchange(client, [batch]))
+
+    assert body["code"] == (400 if what == "type" else 413)
+
+
+def test_metadata_without_rows_is_passed_over(serving):
+    client = connect(serving("linear", environ=FLIGHT))
+    writer, reader = client.do_exchange(INFER)
+    with writer:
+        writer.begin(BATCH.schema)
+        writer.write_metadata(b"are you there?")
+        writer.write_batch(BATCH)
+        assert reader.read_chunk().data.to_pylist() == ANSWER
+        writer.done_writing()
+
+
+def test_a_stream_without_anything_in_it_is_refused_or_ends(serving):
+    engine = serving("linear", environ=FLIGHT)
+    with grpc.insecure_channel(f"127.0.0.1:{engine.flight_port}") as channel:
+        for messages in ([], [b""], [b"\xff" * 100], [wire_messages([BATCH])[0]]):
+            with contextlib.suppress(grpc.RpcError):
+                list(channel.stream_stream(DO_EXCHANGE)(iter(messages), timeout=DEADLINE_S))
+
+    assert is_well(engine)
+
+
+# 29, 30, 31: streams over the limit, and those whose clients die
+
+
+def test_streams_over_the_limit_are_refused_at_once_and_slots_come_back(serving):
+    engine = serving("linear", environ={**FLIGHT, "FLIGHT_MAX_STREAMS": "4"})
+    clients = [connect(engine) for _ in range(4)]
+    streams = [client.do_exchange(INFER) for client in clients]
+    for writer, reader in streams:
+        writer.begin(BATCH.schema)
+        writer.write_batch(BATCH)
+        reader.read_chunk()
+
+    body, error = refusal(lambda: exchange(connect(engine), [BATCH]))
+    assert (body["code"], "FLIGHT_MAX_STREAMS=4" in body["error"]) == (429, True)
+    assert isinstance(error, fl.FlightUnavailableError)
+
+    streams[0][1].cancel()
+    streams[1][0].close()
+    engine.until_metric("sagitta_flight_calls", 2)
+    assert is_well(engine)
+    for writer, _ in streams[2:]:
+        writer.close()
+    engine.until_metric("sagitta_flight_calls", 0)
+
+
+def test_a_killed_client_frees_its_streams_and_threads(serving):
+    engine = serving("linear", environ=FLIGHT)
+    assert is_well(engine)
+    threads = threads_of(engine)
+    script = textwrap.dedent(
+        f"""
+        import pyarrow as pa, pyarrow.flight as fl
+        batch = pa.record_batch({{"x": pa.array([[1, 2, 3, 4]], pa.list_(pa.float32(), 4))}})
+        client = fl.connect("grpc://127.0.0.1:{engine.flight_port}")
+        streams = [client.do_exchange(fl.FlightDescriptor.for_path("infer")) for _ in range(20)]
+        for writer, reader in streams:
+            writer.begin(batch.schema)
+            writer.write_batch(batch)
+            reader.read_chunk()
+        print("open", flush=True)
+        input()
+        """
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout.readline() == "open\n"
+    engine.until_metric("sagitta_flight_calls", 20)
+
+    child.kill()
+    child.communicate()
+
+    engine.until_metric("sagitta_flight_calls", 0)
+    until(lambda: threads_of(engine) <= threads + 4 and is_well(engine))
+
+
+def test_a_thousand_streams_are_bounded(serving):
+    engine = serving("linear", environ=FLIGHT)
+    clients = [connect(engine) for _ in range(10)]
+    streams = []
+    for number in range(1_000):
+        with contextlib.suppress(fl.FlightUnavailableError):
+            writer, reader = clients[number % 10].do_exchange(INFER)
+            streams.append((writer, reader))
+            writer.begin(BATCH.schema)
+
+    assert 1 < engine.metrics()["sagitta_flight_calls"] <= 64
+    assert threads_of(engine) < 300  # gRPC keeps a thread for a refused call a moment longer
+    for _, reader in streams:
+        reader.cancel()
+    engine.until_metric("sagitta_flight_calls", 0)
+    assert is_well(engine)
+
+
+def test_a_stream_keeps_the_answers_before_its_error(serving):
+    client = connect(serving("linear", environ=FLIGHT))
+    bad = pa.record_batch({"x": pa.array([[1, 2, 3, 4], None], BATCH.schema.field("x").type)})
+    writer, reader = client.do_exchange(INFER)
+    writer.begin(BATCH.schema)
+    writer.write_batch(BATCH)
+    writer.write_batch(bad)
+
+    assert reader.read_chunk().data.to_pylist() == ANSWER
+    body, _ = refusal(reader.read_chunk)
+    assert (body["code"], "$[1].x[0] is null" in body["error"]) == (400, True)
+
+
+# 26, 42: callers that do not wait
+
+
+def hold_the_slot(engine, stack):
+    """A run of some seconds, from another thread."""
+    values = [[600_000.0]] * 40  # a number of rows that was never run: nobody knows what it takes
+    batch = pa.record_batch({"x": pa.array(values, pa.list_(pa.float32(), 1))})
+    future = stack.submit(lambda: exchange(connect(engine), [batch]))
+    engine.until_metric("sagitta_slots_busy", 1)
+    return future
+
+
+SLOW_BATCH = pa.record_batch({"x": pa.array([[1.0]] * 10, pa.list_(pa.float32(), 1))})
+
+
+def test_a_caller_whose_deadline_passes_in_the_line_is_not_run(serving):
+    engine = serving("slow", environ={**FLIGHT, "DEBUG": "true"})
+    with ThreadPoolExecutor(1) as pool:
+        long = hold_the_slot(engine, pool)
+        options = fl.FlightCallOptions(timeout=0.3)
+        with pytest.raises((fl.FlightTimedOutError, fl.FlightCancelledError)):
+            exchange(connect(engine), [SLOW_BATCH], options=options)
+        engine.until_metric("sagitta_flight_calls", 1)  # the slot's own
+        assert engine.metrics()["sagitta_slots_busy"] == 1
+        assert long.result()[0][0].num_rows == 40
+
+    assert exchange(connect(engine), [SLOW_BATCH])[0][0].num_rows == 10
+    assert engine.metrics()["sagitta_slots_busy"] == 0
+
+
+def test_a_caller_that_cancels_in_the_line_is_not_run(serving):
+    engine = serving("slow", environ=FLIGHT)
+    with ThreadPoolExecutor(1) as pool:
+        long = hold_the_slot(engine, pool)
+        writer, reader = connect(engine).do_exchange(INFER)
+        writer.begin(SLOW_BATCH.schema)
+        writer.write_batch(SLOW_BATCH)
+        engine.until_metric("sagitta_queue_requests", 1)
+        reader.cancel()
+        engine.until_metric("sagitta_flight_calls", 1)
+        assert long.result()[0][0].num_rows == 40
+
+    assert engine.metrics()["sagitta_slots_busy"] == 0
+    assert exchange(connect(engine), [SLOW_BATCH])[0][0].num_rows == 10
+
+
+def test_a_batch_that_waits_too_long_is_answered_with_a_deadline(serving):
+    engine = serving("slow", environ={**FLIGHT, "REQUEST_TIMEOUT_S": "0.2"})
+    with ThreadPoolExecutor(1) as pool:
+        long = hold_the_slot(engine, pool)
+        body, error = refusal(lambda: exchange(connect(engine), [SLOW_BATCH]))
+        long.result()
+
+    assert (body["code"], "REQUEST_TIMEOUT_S" in body["error"]) == (504, True)
+    assert isinstance(error, fl.FlightTimedOutError)
+
+
+def test_deadlines_of_a_millisecond_leak_nothing(serving):
+    engine = serving("linear", environ=FLIGHT)
+    client, options = connect(engine), fl.FlightCallOptions(timeout=0.001)
+    for _ in range(300):
+        with contextlib.suppress(fl.FlightError, pa.ArrowException):
+            exchange(client, [BATCH], options=options)
+
+    engine.until_metric("sagitta_flight_calls", 0)
+    assert engine.metrics()["sagitta_slots_busy"] == 0
+    assert is_well(engine)
+
+
+# 44, in short: nothing grows
+
+
+def test_memory_threads_and_descriptors_are_flat(serving):
+    engine = serving("linear", environ={**FLIGHT, "MAX_BATCH_ROWS": "64"})
+    rng = np.random.default_rng(44)
+    bad = pa.record_batch({"x": vectors([[1, 2, 3]])})
+
+    def round_of_load():
+        for rows in rng.integers(1, 3_000, size=150).tolist():
+            values = pa.array(rng.normal(size=rows * 4).astype(np.float32))
+            batch = pa.record_batch({"x": pa.FixedSizeListArray.from_arrays(values, 4)})
+            assert exchange(connect(engine), [batch, batch])[1][0].num_rows == rows
+            with contextlib.suppress(fl.FlightServerError):
+                exchange(connect(engine), [bad])
+        engine.until_metric("sagitta_flight_calls", 0)
+
+    for _ in range(2):
+        round_of_load()
+    before = engine.rss_bytes()
+    for _ in range(4):
+        round_of_load()
+
+    assert engine.rss_bytes() - before < 16 << 20
+    until(lambda: threads_of(engine) < 60)
+    assert len(os.listdir(f"/proc/{engine.pid}/fd")) < 200
+
+
+# 32: the end
+
+
+def test_an_idle_stream_does_not_hold_up_the_end(engine_process, tmp_path):
+    engine = engine_process(
+        PIPELINE_URL=str(models.write_pipeline(tmp_path, models.linear())),
+        FLIGHT_PORT="0",
+        SHUTDOWN_GRACE_S="8",
+    ).ready()
+    writer, reader = connect(engine).do_exchange(INFER)
+    writer.begin(BATCH.schema)
+    writer.write_batch(BATCH)
+    reader.read_chunk()
+
+    started = time.monotonic()
+    engine.terminate()
+
+    assert engine.wait() == 0
+    assert time.monotonic() - started < 8
+    assert "Traceback" not in engine.output
+
+
+def test_what_is_being_answered_when_the_engine_stops_is_answered(engine_process, tmp_path):
+    engine = engine_process(
+        PIPELINE_URL=str(models.write_pipeline(tmp_path, models.slow())), FLIGHT_PORT="0"
+    ).ready()
+    with ThreadPoolExecutor(1) as pool:
+        long = hold_the_slot(engine, pool)
+        engine.terminate()
+        (reply, _), = long.result()  # fmt: skip
+
+    assert reply.to_pylist() == [{"out.y": [600_000.0]}] * 40
+    assert engine.wait() == 0
+
+
+def test_a_taken_port_is_told_in_words(tmp_path):
+    folder = models.write_pipeline(tmp_path, models.linear())
+    first = Engine({"PIPELINE_URL": str(folder), **FLIGHT})
+    second = Engine({"PIPELINE_URL": str(folder), "FLIGHT_PORT": str(first.flight_port)})
+
+    assert second.wait() == 3
+    assert "choose another port with FLIGHT_PORT" in second.output
+    first.ready()
+    first.stop()
+
+
+# 33, 34: size and alignment
+
+
+def test_300_mib_go_there_and_back(serving):
+    content = models.identity(shape=("N", 256))
+    client = connect(serving(content, environ=FLIGHT))
+    rows = (300 << 20) // (256 * 4)
+    values = pa.array(np.arange(rows * 256, dtype=np.float32))
+    batch = pa.record_batch({"x": pa.FixedSizeListArray.from_arrays(values, 256)})
+
+    (reply, told), = exchange(client, [batch])  # fmt: skip
+
+    assert told.parts == 100
+    assert pa.concat_arrays(reply["out.y"].chunks).flatten().equals(values)
+
+
+def test_unaligned_values_are_read_right(serving):
+    """gRPC puts buffers wherever they fall; a text column of every length shifts them about."""
+    client = connect(serving("linear", environ=FLIGHT))
+    for length in range(1, 40):
+        columns = {"s": pa.array(["x" * length, ""]), "x": BATCH["x"]}
+        (reply, _), = exchange(client, [pa.record_batch(columns)])  # fmt: skip
+        assert reply.to_pylist() == ANSWER
+
+
+# 35: tokens and TLS
+
+
+def every_call(client, options):
+    """Each kind of Flight call, by name."""
+
+    def put():
+        writer, _ = client.do_put(INFER, BATCH.schema, options)
+        writer.write_batch(BATCH)
+        writer.close()
+
+    return {
+        "DoExchange": lambda: exchange(client, [BATCH], options=options),
+        "DoPut": put,
+        "DoGet": lambda: client.do_get(fl.Ticket(b"\x0a\x01x"), options).read_all(),
+        "GetSchema": lambda: client.get_schema(INFER, options),
+        "GetFlightInfo": lambda: client.get_flight_info(INFER, options),
+        "ListFlights": lambda: list(client.list_flights(options=options)),
+        "DoAction": lambda: list(client.do_action("ping", options)),
+        "ListActions": lambda: client.list_actions(options),
+    }
+
+
+def bearing(token):
+    return fl.FlightCallOptions(headers=[(b"authorization", b"Bearer " + token)])
+
+
+@pytest.mark.parametrize("token", [None, b"wrong", b""])
+def test_every_call_needs_a_token(serving, tmp_path, token):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("right\n")
+    engine = serving("linear", environ={**FLIGHT, "API_TOKEN_FILE": str(tokens)})
+    options = fl.FlightCallOptions() if token is None else bearing(token)
+
+    for name, call in every_call(connect(engine), options).items():
+        # closing a DoPut fails with another class, of the same text
+        kinds = (fl.FlightUnauthenticatedError, OSError)
+        with pytest.raises(kinds, match="bearer token is required") as refused:
+            call()
+        assert "Unauthenticated" in str(refused.value), name
+        assert "Traceback" not in str(refused.value), name
+    with pytest.raises(fl.FlightUnauthenticatedError):
+        connect(engine).authenticate_basic_token("user", "password")
+    accepted = every_call(connect(engine), bearing(b"right"))
+    assert accepted["DoExchange"]()[0][0].to_pylist() == ANSWER
+    assert accepted["DoAction"]()[0].body.to_pybytes() == b"\n"
+
+
+# 36: two gRPC libraries in one process
+
+
+@pytest.mark.parametrize(
+    "order", ["import grpc, pyarrow.flight as fl", "import pyarrow.flight as fl, grpc"]
+)
+def test_both_import_orders_of_the_two_grpc_libraries_work(serving, order):
+    engine = serving("linear", environ=FLIGHT)
+    script = f"""
+{order}
+import sys
+sys.path[:0] = ["tests", "."]
+from support.flight import DO_EXCHANGE, exchange, wire_messages
+import pyarrow as pa
+batch = pa.record_batch({{"x": pa.array([[1, 2, 3, 4]], pa.list_(pa.float32(), 4))}})
+class Server(fl.FlightServerBase):
+    def do_action(self, context, action):
+        return [b"alive"]
+server = Server("grpc://127.0.0.1:0")
+assert exchange(fl.connect("grpc://127.0.0.1:{engine.flight_port}"), [batch])[0][0].num_rows == 1
+with grpc.insecure_channel("127.0.0.1:{engine.flight_port}") as channel:
+    assert len(list(channel.stream_stream(DO_EXCHANGE)(iter(wire_messages([batch]))))) == 2
+(result,) = fl.connect(f"grpc://127.0.0.1:{{server.port}}").do_action("x")
+assert result.body.to_pybytes() == b"alive"
+server.shutdown()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+    )
+    assert done.returncode == 0, done.stderr
