@@ -89,7 +89,7 @@ class LogRing:
     # -- writing -------------------------------------------------------------------------------
 
     def append(self, results: Sequence[InferResult]) -> int:
-        """Keep the rows of some answers, all in one transaction.
+        """Keep the rows of some answers, in one transaction but for what is large for the ring.
 
         Args:
             results: answers in the order in which their rows are to be read; their arrays must
@@ -110,12 +110,11 @@ class LogRing:
             records += self._encode(result, largest)
         if not records:
             return 0
-        rows = sum([record.rows for record in records])
         with self._lock:
-            if not self._append(records, rows):
-                return 0
-            self._counters.committed(rows, time.perf_counter_ns() - started)
-        return rows
+            kept = self._append(records)
+            if kept:
+                self._counters.committed(kept, time.perf_counter_ns() - started)
+        return kept
 
     def _encode(self, result: InferResult, largest: int) -> list[Record]:
         try:
@@ -132,26 +131,28 @@ class LogRing:
             records = [record for record in records if record.size <= largest]
         return records
 
-    def _append(self, records: list[Record], rows: int) -> bool:
+    def _append(self, records: list[Record]) -> int:
         writer = self._writer
+        rows, kept = sum([record.rows for record in records]), 0
         if writer is None or self._broken:
             self._not_kept(rows, self._closed or "disk")
-            return False
+            return 0
         try:
-            writer.append(records)
+            for portion in writer.portions(records):
+                writer.append(portion)
+                self._dirty = True
+                kept += sum([record.rows for record in portion])
         except lmdb.MapFullError as error:
-            self._not_kept(rows, "map_full", error)
-            return False
+            self._not_kept(rows - kept, "map_full", error)
         except lmdb.Error as error:
             # a full disk may take the next commit; after anything else the file is opened anew
             self._broken = not isinstance(error, lmdb.DiskError)
-            self._not_kept(rows, "disk", error)
-            return False
-        self._dirty = True
-        if self._failing is not None:
-            self._failing = None
-            log.warning("the inference log keeps rows again")
-        return True
+            self._not_kept(rows - kept, "disk", error)
+        else:
+            if self._failing is not None:
+                self._failing = None
+                log.warning("the inference log keeps rows again")
+        return kept
 
     def _not_kept(self, rows: int, reason: str, error: Exception | None = None) -> None:
         self._counters.rows_not_kept[reason] += rows

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = ["RowWriter"]
 
 _RECORD_SHARE = 16  # no record takes more than this part of the map
+_PORTION_SHARE = 8  # no transaction writes more than this part of the map
 _MAP_FULL_TRIES = 6
 _AHEAD_PAGES = 64  # evict a little ahead, so that most appends need not evict at all
 _NODE_BYTES = 24  # what LMDB adds to a small value: key, node and slot
@@ -64,8 +65,24 @@ class RowWriter:
         """A record with more bytes is not kept."""
         return self.store.map_bytes // _RECORD_SHARE
 
+    def portions(self, records: list[Record]) -> list[list[Record]]:
+        """Records as portions that fit one transaction each; nearly always it is one.
+
+        What a transaction evicts is free two transactions later, so what it writes has to find
+        room beside the live pages and those that the one before it gave up.
+        """
+        most = self.store.map_bytes // self.store.page_bytes // _PORTION_SHARE
+        if _pages(records, self.store.page_bytes) <= most:
+            return [records]
+        portions: list[list[Record]] = [[]]
+        for record in records:
+            if portions[-1] and _pages([*portions[-1], record], self.store.page_bytes) > most:
+                portions.append([])
+            portions[-1].append(record)
+        return portions
+
     def append(self, records: Sequence[Record]) -> None:
-        """Append records, oldest rows out where room is needed.
+        """Append a portion of records, oldest rows out where room is needed.
 
         Args:
             records: at least one, none larger than ``largest_record_bytes``.
@@ -102,13 +119,11 @@ class RowWriter:
     def _write(self, records: Sequence[Record]) -> None:
         store = self.store
         first, row = self.first_row, self.next_row
-        skipped, need = self._skip(records)
-        row += sum([record.rows for record in records[:skipped]])
-        records = records[skipped:]
+        need = _pages(records, store.page_bytes)
         live = self._counters.live_pages + need  # at most: most rows share a page with others
         with store.env.begin(write=True, buffers=True) as txn:
-            if skipped or live > store.budget_pages:
-                live, first = self._evict(txn, need, next_row=row)
+            if live > store.budget_pages:
+                live, first = self._evict(txn, need)
             self._note_disorder(txn, records)
             stop = row + sum([record.rows for record in records])
             context, number = None, 0
@@ -127,28 +142,17 @@ class RowWriter:
         self._counters.live_pages = live
         self.next_row = row
 
-    def _skip(self, records: Sequence[Record]) -> tuple[int, int]:
-        """How many of the records would be evicted by those after them; pages of the rest."""
-        skipped = 0
-        need = _pages(records, self.store.page_bytes)
-        while need > self.store.budget_pages and skipped < len(records) - 1:
-            skipped += 1
-            need = _pages(records[skipped:], self.store.page_bytes)
-        return skipped, need
-
-    def _evict(self, txn: Txn, need: int, *, next_row: int) -> tuple[int, int]:
+    def _evict(self, txn: Txn, need: int) -> tuple[int, int]:
         """Measure, and evict until there is room and a little more: live pages, first row."""
         store = self.store
         ahead = min(_AHEAD_PAGES, store.budget_pages // 64)
         while True:
             live = pages(txn) + self._contexts.pages + need
             excess = live - store.budget_pages
-            if next_row != self.next_row:
-                excess = live  # rows of this very append are passed over: so are all before them
             if excess <= 0 or not evict(txn, excess + ahead, store.page_bytes):
                 break
         oldest = first_row(txn)
-        first = next_row if oldest is None else oldest
+        first = self.next_row if oldest is None else oldest
         self._contexts.forget(txn, store.contexts, first)
         return live, first
 
