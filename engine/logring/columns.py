@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from engine.logring.context import numpy_type
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
@@ -36,6 +34,25 @@ _CODES = {  # Python types of a JSON column's values -> codes of array and of nu
     frozenset({float, int}): _DOUBLE,
     frozenset({int}): ("q", "l"),
 }
+
+_ARROW_CODES = {  # Arrow type -> numpy's type code
+    kind.id: np.dtype(name).char
+    for name, kind in (
+        ("float16", pa.float16()),
+        ("float32", pa.float32()),
+        ("float64", pa.float64()),
+        ("int8", pa.int8()),
+        ("int16", pa.int16()),
+        ("int32", pa.int32()),
+        ("int64", pa.int64()),
+        ("uint8", pa.uint8()),
+        ("uint16", pa.uint16()),
+        ("uint32", pa.uint32()),
+        ("uint64", pa.uint64()),
+    )
+}
+_LIST = pa.list_(pa.null()).id
+_FIXED_SIZE_LIST = pa.list_(pa.null(), 1).id
 
 Kind = tuple[str, str, str, tuple[int, ...]]  # group, column, numpy's type code, shape of a row
 RawColumn = tuple[str, tuple[int, ...], "bytes | memoryview"]  # type code, shape of a row, values
@@ -129,30 +146,41 @@ def _raw_list(column: list[Any], *, may_hold_bool: bool) -> RawColumn | None:
 
 def _raw_arrow(column: pa.Array) -> RawColumn | None:
     """A view of the values of an Arrow column, where they are numbers side by side."""
-    shape: tuple[int, ...] = ()
-    values = column
+    kind = column.type
     if column.null_count:
         return None
-    if pa.types.is_fixed_size_list(column.type):
-        shape = (column.type.list_size,)
-        values = column.values.slice(column.offset * shape[0], len(column) * shape[0])
-    elif pa.types.is_list(column.type):
-        offsets = np.frombuffer(column.buffers()[1], np.int32, len(column) + 1, 4 * column.offset)
+    shape: tuple[int, ...] = ()
+    values, start, count = column, column.offset, len(column)
+    if kind.id == _FIXED_SIZE_LIST:
+        width = kind.list_size
+        shape, values = (width,), column.values
+        start, count = values.offset + start * width, count * width
+    elif kind.id == _LIST:
+        offsets = np.frombuffer(column.buffers()[1], np.int32, count + 1, 4 * start)
         widths = np.diff(offsets)
         if (widths != widths[0]).any():
             return None
-        shape = (int(widths[0]),)
-        values = column.values.slice(int(offsets[0]), int(offsets[-1] - offsets[0]))
+        shape, values = (int(widths[0]),), column.values
+        start, count = values.offset + int(offsets[0]), int(offsets[-1] - offsets[0])
     if values.null_count:
         return None
-    if pa.types.is_boolean(values.type):
-        return "?", shape, np.array(values.to_pylist(), np.bool_).tobytes()
-    if not (pa.types.is_integer(values.type) or pa.types.is_floating(values.type)):
+    code = _ARROW_CODES.get(values.type.id)
+    if code is None:
+        return _raw_bools(values, start - values.offset, count, shape)
+    size = np.dtype(code).itemsize
+    return (
+        code,
+        shape,
+        memoryview(values.buffers()[1] or b"")[start * size : (start + count) * size],
+    )
+
+
+def _raw_bools(
+    values: pa.Array, start: int, count: int, shape: tuple[int, ...]
+) -> RawColumn | None:
+    if not pa.types.is_boolean(values.type):
         return None
-    dtype = numpy_type(pa.field("", values.type))
-    start = values.offset * dtype.itemsize
-    data = memoryview(values.buffers()[1] or b"")
-    return dtype.char, shape, data[start : start + len(values) * dtype.itemsize]
+    return "?", shape, np.array(values.slice(start, count).to_pylist(), np.bool_).tobytes()
 
 
 def _raw_array(values: Array, shape: tuple[int, ...]) -> RawColumn | None:

@@ -50,6 +50,8 @@ class RowWriter:
         self.store = store
         self._counters = counters
         self._contexts = ContextTable()
+        self._budget_pages = store.budget_pages
+        self._portion_pages = store.map_bytes // store.page_bytes // _PORTION_SHARE
         with store.env.begin(buffers=True) as txn:
             stop, oldest = stop_row(txn), first_row(txn)
             self.next_row = max(stop, store.floor_row)
@@ -71,7 +73,7 @@ class RowWriter:
         What a transaction evicts is free two transactions later, so what it writes has to find
         room beside the live pages and those that the one before it gave up.
         """
-        most = self.store.map_bytes // self.store.page_bytes // _PORTION_SHARE
+        most = self._portion_pages
         if _pages(records, self.store.page_bytes) <= most:
             return [records]
         portions: list[list[Record]] = [[]]
@@ -122,7 +124,7 @@ class RowWriter:
         need = _pages(records, store.page_bytes)
         live = self._counters.live_pages + need  # at most: most rows share a page with others
         with store.env.begin(write=True, buffers=True) as txn:
-            if live > store.budget_pages:
+            if live > self._budget_pages:
                 live, first = self._evict(txn, need)
             self._note_disorder(txn, records)
             stop = row + sum([record.rows for record in records])
@@ -145,10 +147,10 @@ class RowWriter:
     def _evict(self, txn: Txn, need: int) -> tuple[int, int]:
         """Measure, and evict until there is room and a little more: live pages, first row."""
         store = self.store
-        ahead = min(_AHEAD_PAGES, store.budget_pages // 64)
+        ahead = min(max(_AHEAD_PAGES, 4 * need), self._budget_pages // 64)
         while True:
             live = pages(txn) + self._contexts.pages + need
-            excess = live - store.budget_pages
+            excess = live - self._budget_pages
             if excess <= 0 or not evict(txn, excess + ahead, store.page_bytes):
                 break
         oldest = first_row(txn)

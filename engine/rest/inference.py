@@ -158,8 +158,10 @@ class Call(InferRequest):
         self._body = body
         self._metrics = metrics
         self._records = records_by_default or head.dataset is not None
+        # the log keeps a column of numbers as float64 unless all of them are integers
+        is_kept_exactly = plane.log is None or b"." in body
         self._is_echoed = (
-            self._records or head.reply_kind is not BodyKind.JSON or plane.log is not None
+            self._records or head.reply_kind is not BodyKind.JSON or not is_kept_exactly
         )
         self.caller = caller
         self.size_bytes = len(body)
