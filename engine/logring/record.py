@@ -193,7 +193,7 @@ def _split_raw(
         return [whole]
     views = [memoryview(value) for value in values]
     parts = -(-whole.size // max_bytes)
-    step = max(1, rows // parts)
+    step = -(-rows // parts)
     records = []
     for start in range(0, rows, step):
         stop = min(start + step, rows)
