@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine.errors import SchemaMismatchError
+from engine.values import ELEMENT_TYPES
 
 if TYPE_CHECKING:
     from typing import Any
@@ -33,21 +34,10 @@ __all__ = [
     "uniform_rows",
 ]
 
-ARROW_TYPES = {
-    np.dtype(name): kind
-    for name, kind in (
-        ("float16", pa.float16()),
-        ("float32", pa.float32()),
-        ("float64", pa.float64()),
-        ("int8", pa.int8()),
-        ("int16", pa.int16()),
-        ("int32", pa.int32()),
-        ("int64", pa.int64()),
-        ("uint8", pa.uint8()),
-        ("uint16", pa.uint16()),
-        ("uint32", pa.uint32()),
-        ("uint64", pa.uint64()),
-    )
+ARROW_TYPES = {  # of every number type
+    np.dtype(element.numpy): pa.from_numpy_dtype(element.numpy)
+    for element in ELEMENT_TYPES.values()
+    if element.array_code is not None
 }
 _NUMPY_TYPES = {kind.id: dtype for dtype, kind in ARROW_TYPES.items()}
 _FIXED_SIZE_LIST = pa.list_(pa.null(), 1).id

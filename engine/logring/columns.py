@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from engine.values import ELEMENT_TYPES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
@@ -35,21 +37,10 @@ _CODES = {  # Python types of a JSON column's values -> codes of array and of nu
     frozenset({int}): ("q", "l"),
 }
 
-_ARROW_CODES = {  # Arrow type -> numpy's type code
-    kind.id: np.dtype(name).char
-    for name, kind in (
-        ("float16", pa.float16()),
-        ("float32", pa.float32()),
-        ("float64", pa.float64()),
-        ("int8", pa.int8()),
-        ("int16", pa.int16()),
-        ("int32", pa.int32()),
-        ("int64", pa.int64()),
-        ("uint8", pa.uint8()),
-        ("uint16", pa.uint16()),
-        ("uint32", pa.uint32()),
-        ("uint64", pa.uint64()),
-    )
+_ARROW_CODES = {  # Arrow type -> numpy's type code, of every number type
+    pa.from_numpy_dtype(element.numpy).id: np.dtype(element.numpy).char
+    for element in ELEMENT_TYPES.values()
+    if element.array_code is not None
 }
 _LIST = pa.list_(pa.null()).id
 _FIXED_SIZE_LIST = pa.list_(pa.null(), 1).id
