@@ -204,6 +204,7 @@ class _Engine:
         host, metrics, timeout_s = config.bind_host, self.service.metrics, config.request_timeout_s
         server = FlightServer(
             FlightService(self.plane, self.line, metrics, IpcLimits(), timeout_s),
+            partition=self.partition,
             host=host,
             port=config.flight_port,
             max_calls=config.flight_max_streams,

@@ -231,6 +231,20 @@ class DataPlane:
             raise NotReadyError("the pipeline is still loading: try again shortly")
         return self._running
 
+    @property
+    def kept_log(self) -> LogRing:
+        """The inference log, for those who read it.
+
+        Raises:
+            NotFoundError: it is off.
+        """
+        if self.log is None:
+            raise NotFoundError(
+                "the inference log is off: start the engine with LOCAL_INFERENCE_STORAGE and "
+                "PLATEAU_PAGE_SIZE to keep one"
+            )
+        return self.log
+
     def named(self, name: str) -> RunningPipeline:
         """The running pipeline under its own name.
 

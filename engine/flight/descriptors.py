@@ -1,9 +1,9 @@
 """The grammar of descriptors and tickets.
 
 A descriptor's path is ``["infer"]`` for the pipeline that is served, or ``["pipelines", NAME]``;
-with a last element ``"input"`` ``GetSchema`` answers what request batches hold. A descriptor's
-command is an ``InferCommand``, as protobuf bytes or as JSON, for what a path cannot say. A ticket
-is a ``Ticket``, opaque to clients. Source of the messages: ``proto/sagitta/flight/v1``.
+with a last element ``"input"`` ``GetSchema`` answers what request batches hold. ``["logs"]`` is the
+inference log. A descriptor's command is a ``Command``, for what a path cannot say; a ticket is a
+``Ticket``: both as protobuf bytes or as JSON. Source of the messages: ``proto/sagitta/flight/v1``.
 """
 
 from __future__ import annotations
@@ -21,19 +21,31 @@ from engine.errors import DecodeError, NotFoundError
 if TYPE_CHECKING:
     from typing import Final
 
-__all__ = ["Wanted", "read_descriptor", "read_ticket", "write_ticket"]
+__all__ = [
+    "LOG_PATH",
+    "Wanted",
+    "read_descriptor",
+    "read_infer_descriptor",
+    "read_ticket",
+    "write_log_ticket",
+    "write_ticket",
+]
 
 MAX_REPLY_BYTES: Final = 3 << 20  # clients of other languages refuse messages above 4 MiB
 MAX_COMMAND_BYTES: Final = 1 << 16
 EXPECTED: Final = (
-    'expected is the path ["infer"] or ["pipelines", NAME], or a sagitta.flight.v1.InferCommand '
-    "as command, in protobuf or JSON"
+    'expected is the path ["infer"], ["pipelines", NAME] or ["logs"], or a '
+    "sagitta.flight.v1.Command as command, in protobuf or JSON"
 )
+EXPECTED_TICKET: Final = (
+    'DoPut and GetFlightInfo give tickets, and {"log":{}} is one for the inference log'
+)
+LOG_PATH: Final = ("logs",)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Wanted:
-    """What a call is about.
+    """What a call about a pipeline wants.
 
     Attributes:
         pipeline: its name; None for the one that is served.
@@ -48,14 +60,14 @@ class Wanted:
     is_input: bool = False
 
 
-def read_descriptor(descriptor: fl.FlightDescriptor) -> Wanted:
+def read_descriptor(descriptor: fl.FlightDescriptor) -> Wanted | flight_pb2.LogQuery:
     """Read what a client names.
 
     Args:
         descriptor: as it came.
 
     Returns:
-        What it says.
+        What it wants of a pipeline, or which rows of the log.
 
     Raises:
         NotFoundError: a path that names nothing here.
@@ -68,28 +80,49 @@ def read_descriptor(descriptor: fl.FlightDescriptor) -> Wanted:
     raise DecodeError(f"the descriptor has neither path nor command: {EXPECTED}")
 
 
-def read_ticket(ticket: fl.Ticket) -> bytes:
-    """The key of the answers that a ticket fetches.
+def read_infer_descriptor(descriptor: fl.FlightDescriptor) -> Wanted:
+    """Read what a client that sends batches names.
 
     Raises:
-        DecodeError: this engine has made no such ticket.
+        DecodeError: the log; else as for ``read_descriptor``.
+    """
+    wanted = read_descriptor(descriptor)
+    if isinstance(wanted, Wanted):
+        return wanted
+    raise DecodeError(
+        "the inference log takes no batches: read it with DoGet and the ticket that GetFlightInfo "
+        'of the path ["logs"] gives'
+    )
+
+
+def read_ticket(ticket: fl.Ticket) -> bytes | flight_pb2.LogQuery:
+    """The key of the answers that a ticket fetches, or which rows of the log.
+
+    Raises:
+        DecodeError: it is no ticket.
     """
     message = flight_pb2.Ticket()
-    try:
-        message.ParseFromString(ticket.ticket[:MAX_COMMAND_BYTES])
-    except ProtobufError:
-        message.Clear()
+    _parse(ticket.ticket, message, "ticket", EXPECTED_TICKET)
+    if message.HasField("log"):
+        return message.log
     if not message.results:
-        raise DecodeError("the ticket is none of this engine: DoPut gives tickets")
+        raise DecodeError(f"the ticket is none of this engine: {EXPECTED_TICKET}")
     return bytes(message.results)
 
 
 def write_ticket(key: bytes) -> bytes:
-    """The ticket that ``read_ticket`` reads."""
+    """The ticket that ``read_ticket`` reads as a key."""
     return bytes(flight_pb2.Ticket(results=key).SerializeToString())
 
 
-def _read_path(path: list[str]) -> Wanted:
+def write_log_ticket(query: flight_pb2.LogQuery) -> bytes:
+    """The ticket that ``read_ticket`` reads as a query."""
+    return bytes(flight_pb2.Ticket(log=query).SerializeToString())
+
+
+def _read_path(path: list[str]) -> Wanted | flight_pb2.LogQuery:
+    if tuple(path) == LOG_PATH:
+        return flight_pb2.LogQuery()
     match path:
         case ["infer"]:
             return Wanted()
@@ -102,22 +135,34 @@ def _read_path(path: list[str]) -> Wanted:
     raise NotFoundError(f"nothing is at the path {[part[:100] for part in path[:4]]}: {EXPECTED}")
 
 
-def _read_command(command: bytes) -> Wanted:
-    if len(command) > MAX_COMMAND_BYTES:
-        raise DecodeError(f"the command has {len(command)} bytes: {EXPECTED}")
-    message = flight_pb2.InferCommand()
-    try:
-        if command[:1] == b"{":  # no InferCommand begins so: it would be a field of a group
-            json_format.Parse(command, message)
-        else:
-            message.ParseFromString(command)
-    except (ProtobufError, json_format.ParseError, UnicodeDecodeError) as error:
-        raise DecodeError(f"the command cannot be read: {EXPECTED}") from error
+def _read_command(command: bytes) -> Wanted | flight_pb2.LogQuery:
+    message = flight_pb2.Command()
+    _parse(command, message, "command", EXPECTED)
+    if message.HasField("log"):
+        return message.log
     return Wanted(
         message.pipeline or None,
         message.reply == flight_pb2.REPLY_RECORDS,
         message.max_reply_bytes if message.HasField("max_reply_bytes") else MAX_REPLY_BYTES,
     )
+
+
+def _parse(
+    content: bytes, message: flight_pb2.Command | flight_pb2.Ticket, what: str, expected: str
+) -> None:
+    """Fill a message from protobuf bytes or JSON."""
+    if len(content) > MAX_COMMAND_BYTES:
+        raise DecodeError(f"the {what} has {len(content)} bytes: {expected}")
+    try:
+        if content[:1] == b"{":  # no message begins so: it would be a field of a group
+            json_format.Parse(content, message)
+        else:
+            message.ParseFromString(content)
+    except json_format.ParseError as error:
+        reason = str(error).partition("\n")[0][:300]
+        raise DecodeError(f"the {what} cannot be read ({reason}): {expected}") from error
+    except (ProtobufError, UnicodeDecodeError) as error:
+        raise DecodeError(f"the {what} cannot be read: {expected}") from error
 
 
 def _text(part: bytes | str) -> str:

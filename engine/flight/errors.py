@@ -18,10 +18,10 @@ from engine.errors import DeadlineExceededError, Fault, UnauthorizedError
 from engine.refusal import refusal_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Final
 
-__all__ = ["CancelledError", "flight_error", "guarded"]
+__all__ = ["CancelledError", "flight_error", "guarded", "guarded_batches", "schema_error"]
 
 _KINDS: Final = {
     Fault.CLIENT: fl.FlightServerError,
@@ -32,6 +32,8 @@ _KINDS_BY_CODE: Final = {
     UnauthorizedError.code: fl.FlightUnauthenticatedError,
     DeadlineExceededError.code: fl.FlightTimedOutError,
 }
+
+_SCHEMA_KINDS: Final = {404: KeyError, 400: ValueError}  # which become NOT_FOUND, INVALID_ARGUMENT
 
 Parameters = ParamSpec("Parameters")
 Result = TypeVar("Result")
@@ -68,3 +70,28 @@ def guarded(handler: Callable[Parameters, Result]) -> Callable[Parameters, Resul
             raise flight_error(error) from None
 
     return guard
+
+
+def guarded_batches(batches: Iterator[Result]) -> Iterator[Result]:
+    """What ``guarded`` is to a handler, for batches that are made while they are sent."""
+    try:
+        yield from batches
+    except Exception as error:  # noqa: BLE001 - see the module's first rule
+        raise flight_error(error) from None
+
+
+def schema_error(error: BaseException) -> Exception:
+    """What GetSchema raises instead of ``error``: its text under a gRPC status, no ``extra_info``.
+
+    pyarrow takes a Flight error from every handler but this one. From it, it sends any exception
+    with its traceback; where the traceback cannot be formatted, with its class's name alone. So it
+    gets one that cannot be: ``traceback`` reads ``__cause__`` first.
+    """
+    refusal = refusal_of(error)
+    kind = _SCHEMA_KINDS.get(refusal.status, Exception)
+    members = {"__cause__": property(_no_traceback), "__str__": lambda self: self.args[0]}
+    return type("Refused", (kind,), members)(refusal.text)
+
+
+def _no_traceback(_error: BaseException) -> None:
+    raise AttributeError("of no concern to a client")

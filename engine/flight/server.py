@@ -18,41 +18,35 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-import orjson
 import pyarrow as pa
 import pyarrow.flight as fl
 
 from engine._proto.sagitta.flight.v1 import flight_pb2
-from engine.codecs.arrow_ipc import row_shapes
-from engine.codecs.output_batch import input_schema, output_schema
-from engine.codecs.record_batch import record_batch
-from engine.errors import NotFoundError, ShuttingDownError, StartupError
+from engine.errors import ShuttingDownError, StartupError
 from engine.flight.admission import Admission
 from engine.flight.call import InferCall
-from engine.flight.descriptors import read_descriptor, read_ticket, write_ticket
-from engine.flight.errors import CancelledError, guarded
+from engine.flight.catalog import ACTIONS, Catalog
+from engine.flight.descriptors import (
+    read_descriptor,
+    read_infer_descriptor,
+    read_ticket,
+    write_ticket,
+)
+from engine.flight.errors import CancelledError, guarded, guarded_batches, schema_error
 from engine.flight.results import Results
-from engine.refusal import refusal_of
-from engine.values import Frame
 
 if TYPE_CHECKING:
     import pathlib
     from collections.abc import Iterator
     from typing import Final
 
-    from engine.dataplane import RunningPipeline
     from engine.flight.call import FlightService
-    from engine.flight.descriptors import Wanted
     from engine.tokens import TokenFile
+
+    Part = tuple[pa.RecordBatch, bytes]
 
 __all__ = ["FlightServer"]
 
-ACTIONS: Final = (
-    ("ping", "A line feed."),
-    ("health", 'JSON, as GET /healthz: {"status": "Running"} once requests are welcome.'),
-    ("pipelines", "JSON, as GET /pipelines."),
-    ("models", "JSON, as GET /models."),
-)
 WRITE_ERRORS: Final = (pa.ArrowException, OSError)  # the client has gone
 LAST_WAIT_S: Final = 0.5  # for gRPC to end, once nothing is being answered
 
@@ -64,6 +58,7 @@ class FlightServer(fl.FlightServerBase):
         self,
         service: FlightService,
         *,
+        partition: str,
         host: str,
         port: int,
         max_calls: int,
@@ -75,6 +70,7 @@ class FlightServer(fl.FlightServerBase):
 
         Args:
             service: answers the calls.
+            partition: the name that cursors of the log go by.
             host: address to listen on.
             port: 0 takes any free one.
             max_calls: calls at a time.
@@ -86,6 +82,7 @@ class FlightServer(fl.FlightServerBase):
             StartupError: the port is taken, or a TLS file cannot be used.
         """
         self._service = service
+        self._catalog = Catalog(service.plane, partition)
         self._admission = Admission(max_calls, tokens, service.metrics)
         self._results = Results(max_held_bytes, service.request_timeout_s)
         self._calls: set[InferCall] = set()  # changed by single set operations only
@@ -186,71 +183,58 @@ class FlightServer(fl.FlightServerBase):
                 sequence += 1
 
     @guarded
-    def do_get(self, _context: fl.ServerCallContext, ticket: fl.Ticket) -> fl.FlightDataStream:
-        """The answers of a DoPut, once."""
-        schema, parts = self._results.fetch(read_ticket(ticket))
-        return fl.GeneratorStream(schema, iter(parts))
+    def do_get(self, context: fl.ServerCallContext, ticket: fl.Ticket) -> fl.FlightDataStream:
+        """The answers of a DoPut, once; or rows of the log."""
+        wanted = read_ticket(ticket)
+        if isinstance(wanted, bytes):
+            schema, parts = self._results.fetch(wanted)
+            return fl.GeneratorStream(schema, iter(parts))
+        log = self._catalog.log_stream(wanted)
+        batches = self._while_awaited(context, log.batches())
+        return fl.GeneratorStream(log.schema, guarded_batches(batches))
 
     def get_schema(
         self, _context: fl.ServerCallContext, descriptor: fl.FlightDescriptor
     ) -> fl.SchemaResult:
-        """The schema of the replies, or of the requests where the path ends in ``input``.
-
-        pyarrow sends a traceback for whatever this one handler raises, Flight errors included. So
-        it never raises: a refusal is a schema without fields, with the error body as its metadata.
-        """
+        """The schema of the replies, of the requests (path ends in ``input``), or of the log."""
         try:
-            wanted = read_descriptor(descriptor)
-            pipeline = self._pipeline(wanted)
-            if wanted.is_input:
-                return fl.SchemaResult(input_schema(pipeline.inputs))
-            return fl.SchemaResult(_reply_schema(pipeline, as_records=wanted.as_records))
-        except Exception as error:  # noqa: BLE001 - see above
-            return fl.SchemaResult(pa.schema([], metadata={"error": refusal_of(error).body}))
+            return fl.SchemaResult(self._catalog.schema(read_descriptor(descriptor)))
+        except Exception as error:  # noqa: BLE001 - see the module's first rule
+            raise schema_error(error) from None
 
     @guarded
     def get_flight_info(
         self, _context: fl.ServerCallContext, descriptor: fl.FlightDescriptor
     ) -> fl.FlightInfo:
-        """What a pipeline takes and gives; there is nothing to fetch without rows of one's own."""
-        wanted = read_descriptor(descriptor)
-        return self._info(self._pipeline(wanted), descriptor, as_records=wanted.as_records)
+        """What a pipeline takes and gives, or the rows of the log with their ticket."""
+        return self._catalog.info(read_descriptor(descriptor), descriptor)
 
     @guarded
     def list_flights(
         self, _context: fl.ServerCallContext, _criteria: bytes
     ) -> Iterator[fl.FlightInfo]:
-        """The pipeline that is served; nothing while it is loading."""
-        plane = self._service.plane
-        if not plane.has_pipeline:
-            return iter(())
-        running = plane.running
-        descriptor = fl.FlightDescriptor.for_path("pipelines", running.identity.id)
-        return iter([self._info(running, descriptor, as_records=False)])
+        """The pipeline that is served, and the log; each where there is one."""
+        return iter(self._catalog.infos())
 
     @guarded
     def do_action(self, _context: fl.ServerCallContext, action: fl.Action) -> Iterator[bytes]:
         """Answer an action of ``list_actions``."""
-        plane = self._service.plane
-        match action.type:
-            case "ping":
-                reply = b"\n"
-            case "health":
-                reply = orjson.dumps({"status": plane.state})
-            case "pipelines":
-                reply = orjson.dumps({"pipelines": plane.pipelines()})
-            case "models":
-                reply = orjson.dumps({"models": plane.models()})
-            case _:
-                raise NotFoundError(
-                    f"there is no action {action.type[:100]!r}: there are "
-                    f"{', '.join(name for name, _ in ACTIONS)}"
-                )
-        return iter([reply])
+        return iter([self._catalog.act(action.type)])
 
     def list_actions(self, _context: fl.ServerCallContext) -> list[tuple[str, str]]:
         """Every action with its description."""
         return list(ACTIONS)
+
+    def _while_awaited(
+        self, context: fl.ServerCallContext, batches: Iterator[Part]
+    ) -> Iterator[Part]:
+        """Batches for as long as the client waits and the engine does not stop."""
+        for part in batches:
+            if self._is_stopping:
+                raise ShuttingDownError("the engine is stopping: go on later from the last batch")
+            if context.is_cancelled():
+                raise CancelledError
+            yield part
 
     @contextlib.contextmanager
     def _call(
@@ -259,7 +243,7 @@ class FlightServer(fl.FlightServerBase):
         descriptor: fl.FlightDescriptor,
         reader: fl.MetadataRecordBatchReader,
     ) -> Iterator[InferCall]:
-        call = InferCall(self._service, context, read_descriptor(descriptor), reader)
+        call = InferCall(self._service, context, read_infer_descriptor(descriptor), reader)
         self._calls.add(call)
         try:
             yield call
@@ -267,41 +251,10 @@ class FlightServer(fl.FlightServerBase):
             call.is_busy = False
             self._calls.discard(call)
 
-    def _answer(self, call: InferCall, batch: pa.RecordBatch) -> list[tuple[pa.RecordBatch, bytes]]:
+    def _answer(self, call: InferCall, batch: pa.RecordBatch) -> list[Part]:
         if self._is_stopping:
             raise ShuttingDownError("the engine is stopping and takes no new batches")
         return call.reply(call.answer(batch))
-
-    def _pipeline(self, wanted: Wanted) -> RunningPipeline:
-        plane = self._service.plane
-        return plane.running if wanted.pipeline is None else plane.named(wanted.pipeline)
-
-    def _info(
-        self, pipeline: RunningPipeline, descriptor: fl.FlightDescriptor, *, as_records: bool
-    ) -> fl.FlightInfo:
-        told = flight_pb2.PipelineInfo(
-            name=pipeline.identity.id,
-            version=pipeline.identity.version,
-            status=self._service.plane.state,
-            input_schema=input_schema(pipeline.inputs).serialize().to_pybytes(),
-        )
-        return fl.FlightInfo(
-            _reply_schema(pipeline, as_records=as_records),
-            descriptor,
-            [],
-            -1,
-            -1,
-            app_metadata=told.SerializeToString(),
-        )
-
-
-def _reply_schema(pipeline: RunningPipeline, *, as_records: bool) -> pa.Schema:
-    if not as_records:
-        return output_schema(pipeline.outputs)
-    schema = input_schema(pipeline.inputs)
-    columns = {field.name: pa.array([], field.type) for field in schema}
-    frame = Frame(0, columns, row_shapes=row_shapes(schema))
-    return record_batch(pipeline.infer(frame, time.monotonic_ns())).schema
 
 
 def _check_port(host: str, port: int) -> None:

@@ -21,7 +21,6 @@ from engine.codecs.arrow_ipc import write_arrow_file, write_arrow_stream
 from engine.codecs.dataset import EVERYTHING, parse_dataset
 from engine.codecs.pandas_records import write_batch_records
 from engine.codecs.record_batch import focus
-from engine.errors import NotFoundError
 from engine.logring import parse_query, status_text
 from engine.rest.media import ARROW_FILE, ARROW_STREAM, RECORDS, BodyKind, reply_kind
 
@@ -54,17 +53,12 @@ class LogEndpoint:
 
         Raises:
             NotFoundError: the log is off.
-                NotReadyError: its disk cannot be read now.
+            NotReadyError: its disk cannot be read now.
             DecodeError: a parameter that does not parse.
             NotAcceptableError: Accept that no codec writes.
             SchemaMismatchError: the dataset parameters name no column.
         """
-        log = self._plane.log
-        if log is None:
-            raise NotFoundError(
-                "the inference log is off: start the engine with LOCAL_INFERENCE_STORAGE and "
-                "PLATEAU_PAGE_SIZE to keep one"
-            )
+        log = self._plane.kept_log
         parameters = request.query_params.multi_items()
         dataset = parse_dataset(parameters) or EVERYTHING
         kind = reply_kind(request.headers.get("accept", "").encode("latin-1"))

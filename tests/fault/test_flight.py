@@ -401,6 +401,7 @@ def every_call(client, options):
         "DoExchange": lambda: exchange(client, [BATCH], options=options),
         "DoPut": put,
         "DoGet": lambda: client.do_get(fl.Ticket(b"\x0a\x01x"), options).read_all(),
+        "DoGet of the log": lambda: client.do_get(fl.Ticket('{"log":{}}'), options).read_all(),
         "GetSchema": lambda: client.get_schema(INFER, options),
         "GetFlightInfo": lambda: client.get_flight_info(INFER, options),
         "ListFlights": lambda: list(client.list_flights(options=options)),

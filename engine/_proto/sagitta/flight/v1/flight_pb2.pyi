@@ -2,7 +2,7 @@ from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
-from collections.abc import Iterable as _Iterable
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
 from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
@@ -16,15 +16,17 @@ REPLY_UNSPECIFIED: Reply
 REPLY_OUTPUTS: Reply
 REPLY_RECORDS: Reply
 
-class InferCommand(_message.Message):
-    __slots__ = ("pipeline", "reply", "max_reply_bytes")
+class Command(_message.Message):
+    __slots__ = ("pipeline", "reply", "max_reply_bytes", "log")
     PIPELINE_FIELD_NUMBER: _ClassVar[int]
     REPLY_FIELD_NUMBER: _ClassVar[int]
     MAX_REPLY_BYTES_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
     pipeline: str
     reply: Reply
     max_reply_bytes: int
-    def __init__(self, pipeline: _Optional[str] = ..., reply: _Optional[_Union[Reply, str]] = ..., max_reply_bytes: _Optional[int] = ...) -> None: ...
+    log: LogQuery
+    def __init__(self, pipeline: _Optional[str] = ..., reply: _Optional[_Union[Reply, str]] = ..., max_reply_bytes: _Optional[int] = ..., log: _Optional[_Union[LogQuery, _Mapping]] = ...) -> None: ...
 
 class BatchReply(_message.Message):
     __slots__ = ("sequence", "rows", "part", "parts", "elapsed_ns")
@@ -53,10 +55,56 @@ class PutReply(_message.Message):
     def __init__(self, sequence: _Optional[int] = ..., rows: _Optional[int] = ..., elapsed_ns: _Optional[_Iterable[int]] = ..., ticket: _Optional[bytes] = ...) -> None: ...
 
 class Ticket(_message.Message):
-    __slots__ = ("results",)
+    __slots__ = ("results", "log")
     RESULTS_FIELD_NUMBER: _ClassVar[int]
+    LOG_FIELD_NUMBER: _ClassVar[int]
     results: bytes
-    def __init__(self, results: _Optional[bytes] = ...) -> None: ...
+    log: LogQuery
+    def __init__(self, results: _Optional[bytes] = ..., log: _Optional[_Union[LogQuery, _Mapping]] = ...) -> None: ...
+
+class LogQuery(_message.Message):
+    __slots__ = ("cursor", "page_size", "order", "time_start", "time_end", "dataset", "dataset_exclude", "dataset_separator", "dataset_flatten")
+    class CursorEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    CURSOR_FIELD_NUMBER: _ClassVar[int]
+    PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    ORDER_FIELD_NUMBER: _ClassVar[int]
+    TIME_START_FIELD_NUMBER: _ClassVar[int]
+    TIME_END_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FIELD_NUMBER: _ClassVar[int]
+    DATASET_EXCLUDE_FIELD_NUMBER: _ClassVar[int]
+    DATASET_SEPARATOR_FIELD_NUMBER: _ClassVar[int]
+    DATASET_FLATTEN_FIELD_NUMBER: _ClassVar[int]
+    cursor: _containers.ScalarMap[str, int]
+    page_size: int
+    order: str
+    time_start: str
+    time_end: str
+    dataset: _containers.RepeatedScalarFieldContainer[str]
+    dataset_exclude: _containers.RepeatedScalarFieldContainer[str]
+    dataset_separator: str
+    dataset_flatten: bool
+    def __init__(self, cursor: _Optional[_Mapping[str, int]] = ..., page_size: _Optional[int] = ..., order: _Optional[str] = ..., time_start: _Optional[str] = ..., time_end: _Optional[str] = ..., dataset: _Optional[_Iterable[str]] = ..., dataset_exclude: _Optional[_Iterable[str]] = ..., dataset_separator: _Optional[str] = ..., dataset_flatten: _Optional[bool] = ...) -> None: ...
+
+class LogStatus(_message.Message):
+    __slots__ = ("status", "next")
+    class NextEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: int
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[int] = ...) -> None: ...
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    NEXT_FIELD_NUMBER: _ClassVar[int]
+    status: str
+    next: _containers.ScalarMap[str, int]
+    def __init__(self, status: _Optional[str] = ..., next: _Optional[_Mapping[str, int]] = ...) -> None: ...
 
 class PipelineInfo(_message.Message):
     __slots__ = ("name", "version", "status", "input_schema")
