@@ -264,6 +264,26 @@ def test_a_caller_that_cancels_in_the_line_is_not_run(serving):
     assert exchange(connect(engine), [SLOW_BATCH])[0][0].num_rows == 10
 
 
+def test_runs_that_have_been_short_and_long_wait_for_a_slot(serving):
+    """Tiny runs need no slot; one whose time depends on its values is not tiny."""
+    engine = serving("slow", environ={**FLIGHT, "QUEUE_MAX_ROWS": "1"}, name="unsteady")
+    short, long = (
+        pa.record_batch({"x": pa.array([[count]], pa.list_(pa.float32(), 1))})
+        for count in (1.0, 600_000.0)
+    )
+    exchange(connect(engine), [short] * 50 + [long] + [short] * 50)
+
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(lambda: exchange(connect(engine), [long]))
+        engine.until_metric("sagitta_slots_busy", 1)
+        second = pool.submit(lambda: exchange(connect(engine), [short]))
+        engine.until_metric("sagitta_queue_requests", 1)
+        body, error = refusal(lambda: exchange(connect(engine), [short]))
+        assert (body["code"], "QUEUE_MAX_ROWS=1" in body["error"]) == (429, True)
+        assert isinstance(error, fl.FlightUnavailableError)
+        assert first.result()[0][0].num_rows == second.result()[0][0].num_rows == 1
+
+
 def test_a_batch_that_waits_too_long_is_answered_with_a_deadline(serving):
     engine = serving("slow", environ={**FLIGHT, "REQUEST_TIMEOUT_S": "0.2"})
     with ThreadPoolExecutor(1) as pool:

@@ -1,6 +1,6 @@
 """What a run is expected to take."""
 
-from engine.batching.cost import LONG_NS, RunCost
+from engine.batching.cost import LONG_NS, WARY_RUNS, RunCost
 
 
 def learned(*runs, rows=1):
@@ -34,3 +34,20 @@ def test_more_rows_are_estimated_from_fewer():
     assert cost.estimate_ns(1) == 10_000
     assert cost.estimate_ns(8) == 80_000
     assert learned(10_000, rows=8).estimate_ns(1) is None
+
+
+def test_after_a_long_run_the_least_is_not_known_for_a_while():
+    """A model that loops takes as long as its values say: it has shown both."""
+    cost = RunCost()
+    for _ in range(100):
+        cost.learn(1, 20_000)
+    assert cost.least_ns(1) == 20_000
+
+    cost.learn(1, 2 * LONG_NS)
+    for _ in range(WARY_RUNS):
+        assert cost.least_ns(1) is None
+        assert cost.estimate_ns(1) is not None
+        cost.learn(1, 20_000)
+
+    assert cost.least_ns(1) < 1_000_000
+    assert cost.least_ns(2) is None
