@@ -27,8 +27,10 @@ __all__ = [
     "arrow_array",
     "dense_values",
     "flatten_column",
+    "is_flat",
     "is_list",
     "leaf_array",
+    "list_bounds",
     "list_values",
     "null_text",
     "uniform_rows",
@@ -57,14 +59,19 @@ def arrow_array(values: Array) -> pa.Array:
 
 
 def leaf_array(values: pa.Array) -> Array:
-    """Scalars without nulls as numpy: numbers as a view, booleans and text as new memory."""
+    """Scalars as numpy: numbers as a view, booleans and text as new memory; no text is null."""
     dtype = _NUMPY_TYPES.get(values.type.id)
+    if dtype is None and not pa.types.is_boolean(values.type):
+        return np.array(values.to_pylist(), dtype=object)
+    buffer = values.buffers()[1]
+    if buffer is None or not len(values):
+        return np.zeros(len(values), dtype or bool)
     if dtype is not None:
-        buffer = values.buffers()[1]
-        if buffer is None:
-            return np.empty(0, dtype)
         return np.frombuffer(buffer, dtype, len(values), values.offset * dtype.itemsize)
-    return np.array(values.to_pylist(), dtype=bool if pa.types.is_boolean(values.type) else object)
+    first, skipped = divmod(values.offset, 8)  # eight booleans to a byte, from the lowest bit on
+    packed = np.frombuffer(buffer, np.uint8, offset=first)
+    bits = np.unpackbits(packed, count=skipped + len(values), bitorder="little")
+    return bits[skipped:].view(bool)
 
 
 def dense_values(column: pa.Array, dtype: np.dtype[Any], width: int) -> Array | None:
@@ -82,21 +89,29 @@ def dense_values(column: pa.Array, dtype: np.dtype[Any], width: int) -> Array | 
     return np.frombuffer(child.buffers()[1], dtype, len(column) * width, start * dtype.itemsize)
 
 
+def is_flat(kind: pa.DataType) -> bool:
+    """Whether ``leaf_array`` reads values of this type without a Python object for each."""
+    return kind.id in _NUMPY_TYPES or pa.types.is_boolean(kind)
+
+
 def uniform_rows(values: pa.Array) -> Array | None:
-    """Numbers ``[rows]``, or lists of them of one length ``[rows, width]``; None for all else."""
-    if values.null_count:
+    """Numbers or booleans ``[rows]``, or lists of them of one shape; None for all else."""
+    shape = [len(values)]
+    while is_list(values.type):
+        rows = len(values)
+        if values.null_count or not rows:
+            return None
+        flat = list_values(values)
+        width, rest = divmod(len(flat), rows)
+        if rest or not (
+            pa.types.is_fixed_size_list(values.type) or (_lengths(values) == width).all()
+        ):
+            return None
+        shape.append(width)
+        values = flat
+    if values.null_count or not is_flat(values.type):
         return None
-    if values.type.id in _NUMPY_TYPES:
-        return leaf_array(values)
-    if not is_list(values.type) or not len(values):
-        return None
-    flat = list_values(values)
-    if flat.type.id not in _NUMPY_TYPES or flat.null_count or len(flat) % len(values):
-        return None
-    width = len(flat) // len(values)
-    if not pa.types.is_fixed_size_list(values.type) and (_lengths(values) != width).any():
-        return None
-    return leaf_array(flat).reshape(len(values), width)
+    return leaf_array(values).reshape(shape)
 
 
 def flatten_column(column: pa.Array, name: str) -> tuple[pa.Array, tuple[int, ...]]:
@@ -135,7 +150,7 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def list_values(values: pa.Array) -> pa.Array:
-    """The values of a list array without nulls, one after the other; a view."""
+    """The values of a list array, one after the other, those behind nulls included; a view."""
     if pa.types.is_fixed_size_list(values.type):
         size = values.type.list_size
         return values.values.slice(values.offset * size, len(values) * size)
@@ -165,12 +180,20 @@ def _checked_flatten(values: pa.Array, name: str) -> tuple[pa.Array, int]:
 
 def null_text(name: str, values: pa.Array, rows: int) -> str:
     """Where the first null of a column of ``rows`` rows is, as the documented refusal says it."""
-    position = values.is_null().to_pylist().index(True)
+    position = int(leaf_array(values.is_null()).argmax())
     per_row = max(len(values) // rows, 1) if rows else 1
     return (
         f"tensor values may not be null: $[{position // per_row}].{name}[{position % per_row}] "
         "is null"
     )
+
+
+def list_bounds(values: pa.Array) -> Array:
+    """Where the lists of an array begin in its ``list_values``, and where the last one ends."""
+    if pa.types.is_fixed_size_list(values.type):
+        return np.arange(len(values) + 1) * values.type.list_size
+    offsets = leaf_array(values.offsets)
+    return offsets - offsets[:1]
 
 
 def _lengths(values: pa.Array) -> Array:

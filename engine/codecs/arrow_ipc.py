@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import orjson
 import pyarrow as pa
 
-from engine.codecs.arrow_columns import is_list
+from engine.codecs.arrow_columns import is_list, list_values, uniform_rows
 from engine.codecs.ipc_guard import IpcLimits, check_stream, stream_part
 from engine.errors import DecodeError, PayloadTooLargeError, SchemaMismatchError
 from engine.values import Frame
@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 DEFAULT_LIMITS = IpcLimits()
-MAX_DEPTH = 32  # lists in lists: more than any tensor has axes
+MAX_DEPTH = 32  # lists in lists, and declared axes: more than any tensor has
 
 
 def read_arrow(body: bytes | bytearray | memoryview, limits: IpcLimits = DEFAULT_LIMITS) -> Frame:
@@ -61,7 +61,27 @@ def read_arrow(body: bytes | bytearray | memoryview, limits: IpcLimits = DEFAULT
                 batch.validate(full=True)
     except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         raise DecodeError(f"the Arrow data cannot be read: {_first_line(error)}") from error
-    return frame_from_batches(reader.schema, batches)
+    frame = frame_from_batches(reader.schema, batches)
+    for name, column in frame.columns.items():
+        _check_lists(column, name, limits)
+    return frame
+
+
+def _check_lists(column: pa.Array, name: str, limits: IpcLimits) -> None:
+    """Refuse lists in lists that are not of one shape where they are too many: each costs 100 B."""
+    values = column.storage if isinstance(column, pa.ExtensionArray) else column
+    if not is_list(values.type) or not is_list(values.type.value_type):
+        return
+    if uniform_rows(values) is not None:
+        return
+    lists = 0
+    while is_list((values := list_values(values)).type):
+        lists += len(values)
+    if lists > limits.lists:
+        raise PayloadTooLargeError(
+            f"column {name!r} has more than {limits.lists} lists inside lists: send several "
+            "requests, or lists of equal lengths"
+        )
 
 
 def frame_from_batches(schema: pa.Schema, batches: list[pa.RecordBatch]) -> Frame:
@@ -100,8 +120,8 @@ def _check_fields(schema: pa.Schema, limits: IpcLimits) -> None:
             raise SchemaMismatchError(
                 f"column {field.name!r} has the type {field.type}: supported are booleans, "
                 "integers, floats and text, lists, fixed-size lists and fixed-shape tensors of "
-                f"them up to {MAX_DEPTH} deep (dictionary-encoded text: send plain text; dates: "
-                "send text)"
+                f"them up to {MAX_DEPTH} deep, none of size 0 inside a list (dictionary-encoded "
+                "text: send plain text; dates: send text)"
             )
 
 
@@ -134,11 +154,13 @@ def _write(
 
 def _is_supported(kind: pa.DataType) -> bool:
     if isinstance(kind, pa.FixedShapeTensorType):
-        kind = kind.value_type
+        kind = kind.storage_type
     depth = 0
     while is_list(kind) and depth < MAX_DEPTH:
         kind = kind.value_type
         depth += 1
+        if getattr(kind, "list_size", 1) == 0:  # billions of them take no byte
+            return False
     return bool(
         pa.types.is_integer(kind)
         or pa.types.is_floating(kind)
@@ -172,9 +194,11 @@ def _declared_shape(text: bytes) -> tuple[int, ...] | None:
         shape = orjson.loads(text)["shape"]
     except (orjson.JSONDecodeError, KeyError, TypeError):
         return None
-    if isinstance(shape, list) and all(type(axis) is int and axis >= 0 for axis in shape):
-        return tuple(shape)
-    return None
+    if (
+        not isinstance(shape, list) or len(shape) > MAX_DEPTH
+    ):  # a product of thousands takes minutes
+        return None
+    return tuple(shape) if all(type(axis) is int and axis >= 0 for axis in shape) else None
 
 
 def _first_line(error: Exception) -> str:

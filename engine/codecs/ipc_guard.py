@@ -1,15 +1,17 @@
 """Reads the sizes that Arrow IPC bytes declare, before anything is decompressed or allocated.
 
 A compressed buffer of 8 KB can stand for 256 MiB, and a null column of 400 bytes for two billion
-rows. This walk follows the encapsulated messages (a length, a flatbuffer, a body), adds up rows and
-declared buffer sizes, and refuses what passes a limit. It costs some 10 microseconds for a usual
-request and never reads a body, so that it is done before ``pyarrow`` sees a single byte.
+rows. This walk follows the encapsulated messages (a length, a flatbuffer, a body), adds up rows,
+values and declared buffer sizes, and refuses what passes a limit. It costs some 10 microseconds for
+a usual request and never reads a body, so that it is done before ``pyarrow`` sees a single byte.
 
 Rules that hold here:
 - Only offsets inside the message are followed; whatever leads outside is a DecodeError.
 - The walk covers exactly the bytes that are decoded afterwards. That is why an IPC *file* is read
   as the stream that lies between its magics and its footer: the footer's block table could point
   at messages that the walk has not seen.
+- A batch says in one place whether its buffers are compressed. Arrow 0.17 said so in the message's
+  custom metadata, which the library still reads: such a message is refused.
 Source of the layout: the Arrow columnar format, "Encapsulated message format" and Message.fbs.
 """
 
@@ -22,7 +24,10 @@ from typing import TYPE_CHECKING
 from engine.errors import DecodeError, PayloadTooLargeError
 
 if TYPE_CHECKING:
-    from typing import Final
+    from collections.abc import Iterator
+    from typing import Final, TypeAlias
+
+    _Sums: TypeAlias = tuple[int, int, int]
 
 __all__ = ["IpcLimits", "check_stream", "stream_part"]
 
@@ -31,13 +36,14 @@ CONTINUATION: Final = -1
 SCHEMA: Final = 1
 DICTIONARY_BATCH: Final = 2
 RECORD_BATCH: Final = 3
+VERSION_5: Final = 4  # of the metadata, since Arrow 1.0; the enumeration begins with 0 for V1
 UNCOMPRESSED: Final = -1  # a length prefix that says: this buffer was left as it is
 
 _I32 = struct.Struct("<i")
 _U32 = struct.Struct("<I")
 _U16 = struct.Struct("<H")
 _I64 = struct.Struct("<q")
-_BUFFER = struct.Struct("<qq")
+_PAIR = struct.Struct("<qq")
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -47,6 +53,9 @@ class IpcLimits:
     Attributes:
         rows: rows in all its record batches.
         decoded_bytes: bytes of all buffers after decompression.
+        values: values at all levels of all columns, lists included: an eighth of a byte can be one,
+            and in JSON each takes several. As many as the largest body has bytes.
+        lists: lists inside the lists of a column whose lists are not all of one shape.
         columns: top-level columns.
         messages: schema, dictionary and record batch messages.
         metadata_bytes: one message's flatbuffer; 1,024 columns need some 200 KB.
@@ -54,6 +63,8 @@ class IpcLimits:
 
     rows: int = 1 << 20
     decoded_bytes: int = 512 << 20
+    values: int = 256 << 20
+    lists: int = 4 << 20
     columns: int = 1024
     messages: int = 10_000
     metadata_bytes: int = 4 << 20
@@ -96,7 +107,7 @@ def check_stream(stream: memoryview, limits: IpcLimits) -> None:
 
     Raises:
         DecodeError: the messages are malformed.
-        PayloadTooLargeError: rows or decoded bytes pass their limit.
+        PayloadTooLargeError: rows, values or decoded bytes pass their limit.
     """
     try:
         _walk(stream, limits)
@@ -105,7 +116,7 @@ def check_stream(stream: memoryview, limits: IpcLimits) -> None:
 
 
 def _walk(stream: memoryview, limits: IpcLimits) -> None:
-    position = messages = rows = decoded_bytes = 0
+    position = messages = rows = values = decoded_bytes = 0
     while position + 4 <= stream.nbytes:
         length = _I32.unpack_from(stream, position)[0]
         position += 4
@@ -126,23 +137,30 @@ def _walk(stream: memoryview, limits: IpcLimits) -> None:
             raise PayloadTooLargeError(f"more than {limits.messages} Arrow messages: merge batches")
         metadata = stream[position : position + length]
         position += length
-        batch_rows, batch_bytes, body_bytes = _message(metadata, stream, position)
+        declared, body_bytes = _message(metadata, stream, position)
         position += body_bytes
-        rows += batch_rows
-        decoded_bytes += batch_bytes
-        if rows > limits.rows:
-            raise PayloadTooLargeError(f"more than {limits.rows} rows: send several requests")
-        if decoded_bytes > limits.decoded_bytes:
-            raise PayloadTooLargeError(
-                f"the Arrow data would decode to more than {limits.decoded_bytes} bytes: "
-                "send several requests"
-            )
+        rows += declared[0]
+        values += declared[1]
+        decoded_bytes += declared[2]
+        _check_sums(rows, values, decoded_bytes, limits)
     if not messages:
         raise DecodeError("the Arrow data holds no message")
 
 
-def _message(metadata: memoryview, stream: memoryview, body_at: int) -> tuple[int, int, int]:
-    """Rows, decoded bytes and body length that one message declares."""
+def _check_sums(rows: int, values: int, decoded_bytes: int, limits: IpcLimits) -> None:
+    advice = "send several requests"
+    if rows > limits.rows:
+        raise PayloadTooLargeError(f"more than {limits.rows} rows: {advice}")
+    if values > limits.values:
+        raise PayloadTooLargeError(f"more than {limits.values} values: {advice}")
+    if decoded_bytes > limits.decoded_bytes:
+        raise PayloadTooLargeError(
+            f"the Arrow data would decode to more than {limits.decoded_bytes} bytes: {advice}"
+        )
+
+
+def _message(metadata: memoryview, stream: memoryview, body_at: int) -> tuple[_Sums, int]:
+    """Rows, values and decoded bytes that one message declares, and the length of its body."""
     root = _U32.unpack_from(metadata, 0)[0]
     type_at = _field(metadata, root, 1)
     kind = metadata[type_at] if type_at else 0
@@ -153,7 +171,14 @@ def _message(metadata: memoryview, stream: memoryview, body_at: int) -> tuple[in
     if kind not in {SCHEMA, DICTIONARY_BATCH, RECORD_BATCH}:
         raise DecodeError(f"the Arrow data is malformed: unknown message type {kind}")
     if kind == SCHEMA:
-        return 0, 0, body_bytes
+        return (0, 0, 0), body_bytes
+    version_at = _field(metadata, root, 0)
+    version = _U16.unpack_from(metadata, version_at)[0] if version_at else 0
+    if version < VERSION_5 and _field(metadata, root, 4):
+        raise DecodeError(
+            "a message of the Arrow data is of an old version and has custom metadata, which is "
+            "not read: write it with Arrow 1.0 or newer"
+        )
     batch = _target(metadata, _field(metadata, root, 2))
     if kind == DICTIONARY_BATCH:
         batch = _target(metadata, _field(metadata, batch, 1))
@@ -162,21 +187,17 @@ def _message(metadata: memoryview, stream: memoryview, body_at: int) -> tuple[in
     if rows < 0:
         raise DecodeError("the Arrow data is malformed: a batch of fewer than no rows")
     body = stream[body_at : body_at + body_bytes]
-    return rows, _decoded_bytes(metadata, batch, body), body_bytes
+    values = 0
+    for length, _nulls in _pairs(metadata, batch, 1):
+        values += max(length, 0)
+    return (rows, values, _decoded_bytes(metadata, batch, body)), body_bytes
 
 
 def _decoded_bytes(metadata: memoryview, batch: int, body: memoryview) -> int:
     """Sum of a batch's buffers as they will be in memory."""
-    buffers_at = _field(metadata, batch, 2)
-    if not buffers_at:
-        return 0
-    vector = _target(metadata, buffers_at)
-    count = _U32.unpack_from(metadata, vector)[0]
-    if count * _BUFFER.size > metadata.nbytes - vector - 4:
-        raise DecodeError("the Arrow data is malformed: a batch lists buffers outside itself")
     compressed = bool(_field(metadata, batch, 3))
     total = 0
-    for offset, length in _BUFFER.iter_unpack(metadata[vector + 4 : vector + 4 + 16 * count]):
+    for offset, length in _pairs(metadata, batch, 2):
         if offset < 0 or length < 0 or offset + length > body.nbytes:
             raise DecodeError("the Arrow data is malformed: a buffer lies outside its message")
         if compressed and length >= 8:
@@ -187,6 +208,18 @@ def _decoded_bytes(metadata: memoryview, batch: int, body: memoryview) -> int:
         else:
             total += length
     return total
+
+
+def _pairs(metadata: memoryview, batch: int, index: int) -> Iterator[tuple[int, int]]:
+    """A batch's vector of structs of two int64: its nodes, or its buffers."""
+    vector_at = _field(metadata, batch, index)
+    if not vector_at:
+        return iter(())
+    vector = _target(metadata, vector_at)
+    count = _U32.unpack_from(metadata, vector)[0]
+    if count * _PAIR.size > metadata.nbytes - vector - 4:
+        raise DecodeError("the Arrow data is malformed: a batch lists more than it holds")
+    return _PAIR.iter_unpack(metadata[vector + 4 : vector + 4 + _PAIR.size * count])
 
 
 def _field(table: memoryview, position: int, index: int) -> int:

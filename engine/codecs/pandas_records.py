@@ -11,13 +11,21 @@ Source: recorded replies of the documented engine; reference page, Log Retrieval
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 import orjson
 import pyarrow as pa
 
-from engine.codecs.arrow_columns import is_list, uniform_rows
+from engine.codecs.arrow_columns import (
+    is_flat,
+    is_list,
+    leaf_array,
+    list_bounds,
+    list_values,
+    uniform_rows,
+)
 from engine.codecs.dataset import EVERYTHING, Dataset
 from engine.codecs.json_body import repeat_json
 from engine.codecs.record_batch import (
@@ -166,8 +174,8 @@ def _column_texts(column: Column) -> list[bytes]:
     numbers = uniform_rows(values)
     if numbers is not None:
         return _array_texts(numbers)
-    if _leaf_type(values.type) == pa.float32():  # as float32, or it prints the widened double
-        return [_row_text(value) for value in values]
+    if is_flat(_leaf_type(values.type)):
+        return _arrow_texts(values)
     return _value_texts(values.to_pylist())
 
 
@@ -177,13 +185,23 @@ def _leaf_type(kind: pa.DataType) -> pa.DataType:
     return kind
 
 
-def _row_text(value: pa.Scalar) -> bytes:
-    """A nested list of float32, of any lengths, as JSON."""
-    if isinstance(value, pa.ListScalar | pa.LargeListScalar | pa.FixedSizeListScalar):
-        if not value.is_valid:
-            return b"null"
-        return b"[%b]" % b",".join(map(_row_text, value.values))
-    return orjson.dumps(np.float32(value.as_py()), option=NUMPY) if value.is_valid else b"null"
+def _arrow_texts(values: pa.Array) -> list[bytes]:
+    """Numbers or booleans, or lists of them of any lengths, nulls among them: a text for each."""
+    if not is_list(values.type):
+        texts = _array_texts(leaf_array(values))
+    else:
+        inner, bounds = list_values(values), list_bounds(values).tolist()
+        places = pairwise(bounds)
+        if inner.null_count or is_list(inner.type):
+            items = _arrow_texts(inner)
+            texts = [b"[%b]" % b",".join(items[start:end]) for start, end in places]
+        else:
+            numbers = leaf_array(inner)
+            texts = [orjson.dumps(numbers[start:end], option=NUMPY) for start, end in places]
+    if values.null_count:
+        for position in np.flatnonzero(leaf_array(values.is_null())).tolist():
+            texts[position] = b"null"
+    return texts
 
 
 def _value_texts(values: list[object]) -> list[bytes]:
