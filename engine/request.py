@@ -5,6 +5,9 @@ Rules that hold here:
 - A batch that fails is run again request by request: one bad request fails alone.
 - Whatever happens becomes the request's outcome; ``answer`` never raises.
 - With the log on, rows are committed before any answer of their run leaves.
+- No ring of references outlives a request, since its rows would stay until the next full garbage
+  collection, gigabytes later: an error's traceback holds the request, so whoever settles takes the
+  error out of it.
 """
 
 from __future__ import annotations
@@ -68,7 +71,7 @@ class InferRequest(Entry):
         started_ns: monotonic time of its arrival.
         parse_ns: how long decoding took.
         queue_ns: how long it waited for a slot.
-        outcome: the answer, or why there is none.
+        outcome: the answer, or why there is none; ``settle`` takes it out.
     """
 
     frame: Frame | None = None

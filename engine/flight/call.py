@@ -264,14 +264,7 @@ class InferCall:
                 service.line.release()
         else:
             self._wait(request)
-        outcome = request.outcome
-        if isinstance(outcome, InferResult):
-            return outcome
-        if outcome is None:
-            raise CancelledError
-        if isinstance(outcome, EngineError):
-            raise outcome
-        raise InternalError(f"{type(outcome).__name__}: {outcome}") from outcome
+        return _result(request)
 
     def _wait(self, request: _BatchRequest) -> None:
         """Wait until the request is answered, or run the batch that this thread is given."""
@@ -290,6 +283,7 @@ class InferCall:
             try:
                 self._service.plane.answer(request.batch)  # type: ignore[arg-type]
             finally:
+                request.batch = None  # it holds the request: a ring of references
                 line.release()
 
     def _reply_batch(self, result: InferResult) -> pa.RecordBatch:
@@ -314,6 +308,21 @@ class InferCall:
             return CancelledError()
         text = str(error).partition("\n")[0][:300]
         return DecodeError(f"the stream cannot be read as Arrow data: {text}")
+
+
+def _result(request: InferRequest) -> InferResult:
+    """Take the outcome: an answer is returned, an error is raised."""
+    outcome, request.outcome = request.outcome, None
+    try:
+        if isinstance(outcome, InferResult):
+            return outcome
+        if outcome is None:
+            raise CancelledError
+        if isinstance(outcome, EngineError):
+            raise outcome
+        raise InternalError(f"{type(outcome).__name__}: {outcome}") from outcome
+    finally:
+        del outcome  # from here on it would hold this frame, and this frame it
 
 
 def _size_bytes(result: InferResult, batch: pa.RecordBatch) -> int:

@@ -187,7 +187,7 @@ class Call(InferRequest):
 
     def settle(self) -> None:
         """Encode and deliver the reply, also where something failed."""
-        result = self.outcome
+        result, self.outcome = self.outcome, None
         if isinstance(result, Exception) or result is None:
             self._deliver(self.refuse(result or InternalError("no outcome")))
             return

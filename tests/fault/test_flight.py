@@ -20,6 +20,7 @@ from support.flight import DO_EXCHANGE, INFER, connect, exchange, refusal, wire_
 
 FLIGHT = {"FLIGHT_PORT": "0"}
 MUTATIONS = 2_000
+MIB = 1 << 20
 BATCH = pa.record_batch({"x": vectors([[1, 2, 3, 4], [5, 6, 7, 8]])})
 ANSWER = [{"out.y": [40.0, 50.0]}, {"out.y": [88.0, 114.0]}]
 
@@ -333,6 +334,31 @@ def test_memory_threads_and_descriptors_are_flat(serving):
     assert engine.rss_bytes() - before < 16 << 20
     until(lambda: threads_of(engine) < 60)
     assert len(os.listdir(f"/proc/{engine.pid}/fd")) < 200
+
+
+@pytest.mark.parametrize("width", [4, 3], ids=["answered", "refused"])
+def test_batches_that_waited_keep_no_memory(serving, width):
+    """640 MiB through the line before the only slot, or through an error."""
+    engine = serving("linear", environ={**FLIGHT, "CONFIG_CPUS": "1"})
+    rows = 4 * MIB // (4 * width)
+    values = pa.array(np.zeros(rows * width, np.float32))
+    batch = pa.record_batch({"x": pa.FixedSizeListArray.from_arrays(values, width)})
+
+    def load(_client):
+        client = connect(engine)
+        for _ in range(4):
+            if width == 4:
+                exchange(client, [batch] * 10)
+            else:
+                for _ in range(10):
+                    refusal(lambda: exchange(client, [batch]))
+
+    is_well(engine)
+    before = engine.rss_bytes()
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(load, range(4)))
+
+    assert engine.rss_bytes() - before < 200 * MIB
 
 
 # 32: the end

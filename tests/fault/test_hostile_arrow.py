@@ -403,3 +403,16 @@ def test_hostile_13_columns_that_do_not_fit(engine):
     assert "rows of shape [] (1 values): the model takes x: float [rows, 4]" in scalar
     assert "rows of shape [3, 2] (6 values)" in nested
     assert "occurs twice" in twice
+
+
+def test_refused_bodies_keep_no_memory(engine):
+    """Forty of 8 MiB that do not fit the model."""
+    values = pa.array(np.zeros(8 * MIB // 4 // 3 * 3, np.float32))
+    body = file_bytes(pa.table({"x": pa.FixedSizeListArray.from_arrays(values, 3)}))
+    refusal(engine, body)
+    before = engine.rss_bytes()
+
+    for _ in range(40):
+        assert "[3]" in refusal(engine, body)
+
+    assert engine.rss_bytes() - before < 100 * MIB
