@@ -8,7 +8,7 @@ import pytest
 ENGINE = pathlib.Path(__file__).parents[2] / "engine"
 LAYERS = [
     {"errors", "__init__"},
-    {"values", "config", "console", "metrics", "refusal", "tokens", "_proto"},
+    {"values", "config", "console", "memory", "metrics", "refusal", "tokens", "_proto"},
     {"batching", "codecs", "edge", "logring", "pipeline", "publish", "sessions"},
     {"request"},
     {"dataplane"},
