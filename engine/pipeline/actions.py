@@ -253,7 +253,10 @@ class Check:
         given = {output.name: output.values for output in flow.outputs or ()}
         for name in self.checks.columns:
             side, _, column = name.partition(".")
-            columns[name] = given[column] if side == "out" else flow.columns[column]
+            if side == "out":
+                columns[name] = given[column]
+            elif column in flow.columns:  # the column that a split looks at may be left out
+                columns[name] = flow.columns[column]
         flow.checks = merge_checks(flow.checks, self.checks.evaluate(columns, flow.rows))
 
 

@@ -88,7 +88,7 @@ class Lists:
 Operand = Value | Lists
 
 
-def read_column(column: Column | Array, rows: int) -> Operand:
+def read_column(column: Column | Array, rows: int) -> Operand | None:
     """Make a request or result column ready for the operations below.
 
     Args:
@@ -97,7 +97,8 @@ def read_column(column: Column | Array, rows: int) -> Operand:
         rows: rows of the request.
 
     Returns:
-        A view of the column where its layout allows one.
+        A view of the column where its layout allows one; None where no row has a value, so that
+        the column has no type either.
 
     Raises:
         CheckTypeError: The column's type is one that checks cannot read.
@@ -113,7 +114,12 @@ def read_column(column: Column | Array, rows: int) -> Operand:
                 raise CheckTypeError(f"its shape {list(column.shape)} is not one value per row")
             column = column.reshape(1, *column.shape)
         return Value(_readable(column))
-    return _read_arrow(column)
+    if pa.types.is_null(column.type):
+        return None
+    try:
+        return _read_arrow(column)
+    except RecursionError:
+        raise CheckTypeError("its lists are nested too deep") from None
 
 
 def _readable(data: Array) -> Array:

@@ -70,7 +70,7 @@ def _draw(tree: Mapping[str, Any], *, is_inner: bool = True) -> str:
         ((type_name, value),) = body.items()
         if type_name not in ("Int32", "Int64", "Float64", "Boolean", "Utf8"):
             raise ValueError(type_name)
-        return json.dumps(value, ensure_ascii=False)
+        return _draw_literal(value)
     if kind == "BinaryExpr":
         text = f"{_draw(body['left'])} {_OPERATORS[body['op']]} {_draw(body['right'])}"
         return f"({text})" if is_inner else text
@@ -96,5 +96,15 @@ def _draw_function(body: Mapping[str, Any]) -> str:
         values = inputs[1]["Literal"]["Series"]["values"]
         if not values or None in values:
             raise ValueError(name)
-        return f"({first} in {json.dumps(values, ensure_ascii=False)})"
+        return f"({first} in [{', '.join(map(_draw_literal, values))}])"
     raise ValueError(name)
+
+
+def _draw_literal(value: object) -> str:
+    """A value as the readable form spells it; a text that holds both quotes it cannot spell."""
+    if not isinstance(value, str):
+        return json.dumps(value)
+    mark = "'" if '"' in value else '"'
+    if mark in value or not value.isprintable():
+        raise ValueError(value)
+    return f"{mark}{value}{mark}"

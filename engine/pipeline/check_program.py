@@ -6,6 +6,8 @@ Rules that hold here:
 - Nothing here knows an expression language: the readers (``check_tree``, ``check_validation``)
   write programs, ``checks`` runs them.
 - A program is written at load, then only read: any number of threads may run it at once.
+- A column that a request does not have, or has without any value, is null in every row: no type
+  is made up for it, and what comes out of it is null until something says otherwise.
 """
 
 from __future__ import annotations
@@ -20,7 +22,16 @@ import numpy as np
 from engine.errors import StartupError
 from engine.pipeline.check_columns import CheckTypeError, Operand, Value, read_column
 from engine.pipeline.check_lists import contains, list_get
-from engine.pipeline.check_operations import compare, invert, is_nan, is_not_null, is_null, logic
+from engine.pipeline.check_operations import (
+    compare,
+    invert,
+    is_in,
+    is_nan,
+    is_not_null,
+    is_null,
+    logic,
+    where,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Mapping
@@ -95,21 +106,23 @@ class Program:
         self._operations.append((slot, _Operation(function, arguments, constants, place)))
         return slot
 
-    def run(self, columns: Mapping[str, Column | Array], rows: int) -> list[Operand]:
+    def run(self, columns: Mapping[str, Column | Array], rows: int) -> list[Operand | None]:
         """Run every operation.
 
         Args:
-            columns: at least the program's columns.
+            columns: the program's columns; those that the request has not are left out.
             rows: rows of the request.
 
         Returns:
-            The result of each slot.
+            The result of each slot; None where it is null in every row.
 
         Raises:
             CheckTypeError: A column of this request has a type that an operation does not take.
         """
         slots = list(self._literals)
         for name, (slot, _) in self._columns.items():
+            if name not in columns:
+                continue
             try:
                 slots[slot] = read_column(columns[name], rows)
             except CheckTypeError as error:
@@ -118,10 +131,14 @@ class Program:
             for slot, operation in self._operations:
                 arguments = [slots[argument] for argument in operation.arguments]
                 try:
-                    slots[slot] = operation.function(*arguments, *operation.constants)
+                    slots[slot] = (
+                        _apply_to_nothing(operation, arguments, rows)
+                        if None in arguments
+                        else operation.function(*arguments, *operation.constants)
+                    )
                 except CheckTypeError as error:
                     raise CheckTypeError(f"{operation.place}: {error}") from None
-        return slots  # type: ignore[return-value]  # every slot was filled above
+        return slots
 
     def type_check(
         self, columns: Mapping[str, TensorSpec | None]
@@ -165,6 +182,27 @@ class Program:
         self._slots[key] = len(self._literals)
         self._literals.append(literal)
         return self._slots[key]
+
+
+def _apply_to_nothing(
+    operation: _Operation, arguments: list[Operand | None], rows: int
+) -> Operand | None:
+    """An operation with an operand that is null in every row, and of no type."""
+    function: Callable[..., Operand] = operation.function
+    if function in (is_null, is_not_null):
+        return Value(np.full(rows, function is is_null))
+    if function is is_in:
+        members = operation.constants[0]
+        return Value(np.full(rows, None in members))  # type: ignore[operator]  # a tuple
+    if function not in (logic, where):
+        return None
+    kinds = [one.data.dtype for one in arguments if isinstance(one, Value)]
+    kind = kinds[-1] if kinds and function is where else np.dtype(bool)
+    nothing = Value(np.zeros(rows, kind), np.ones(rows, bool))
+    filled = [nothing if one is None else one for one in arguments]
+    if function is where and arguments[0] is None:
+        filled[0] = Value(np.zeros(rows, bool))  # a null condition takes the otherwise
+    return operation.function(*filled, *operation.constants)
 
 
 def _without_rows(spec: TensorSpec | None) -> Value | None:

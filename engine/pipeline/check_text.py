@@ -51,6 +51,7 @@ _SUMS = {"+": "Plus", "-": "Minus"}
 _PRODUCTS = {"*": "Multiply", "/": "TrueDivide"}
 _MAX_DEPTH = 24
 _MAX_TOKENS = 256
+_MAX_DIGITS = 400  # every float64 can be written with fewer
 
 
 def compile_text(name: str, text: str) -> str:
@@ -251,6 +252,8 @@ class _Parser:
         if token.kind != "number":
             self._fail("a number")
         self._next += 1
+        if len(token.text) > _MAX_DIGITS:
+            self._point(token.at, f"this number has more than {_MAX_DIGITS} digits")
         text = ("-" if negative else "") + token.text.replace("_", "")
         if not text.lstrip("-").isdigit():
             value = float(text)

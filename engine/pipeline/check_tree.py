@@ -12,6 +12,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from engine.errors import StartupError
 from engine.pipeline.check_columns import DATA_TYPES
 from engine.pipeline.check_lists import contains, list_get, list_sum
@@ -174,8 +176,9 @@ class _Reader:
             family, member = _variant(function)
             name = f"{family}.{member.value}"
         inputs = list(node.get("input").items())
-        if name not in _UNARY and name not in _BINARY_FUNCTIONS:
-            _refuse(function, "function", str(name), (*_UNARY, *_BINARY_FUNCTIONS))
+        supported = (*_UNARY, *_BINARY_FUNCTIONS)
+        if name not in supported:
+            _refuse(function, "function", str(name), supported)
         expected = 1 if name in _UNARY else 2
         if len(inputs) != expected:
             raise node.get("input").error(f"{expected} expressions for {name}")
@@ -226,10 +229,18 @@ def _members(node: Node) -> tuple[tuple[object, ...], str]:
         raise body.error("a Series of the values to look for")
     series = body.get("Series")
     kind = series.get("datatype")
-    if kind.value not in DATA_TYPES:
+    if kind.value not in list(DATA_TYPES):
         _refuse(kind, "data type", str(kind.value), DATA_TYPES)
-    types = _MEMBERS.get(str(kind.value), (int,))
-    for item in series.get("values").items():
-        if not item.is_null and type(item.value) not in types:
-            raise item.error(f"a {kind.value} value")
-    return tuple(item.value for item in series.get("values").items()), str(kind.value)
+    name = str(kind.value)
+    items = list(series.get("values").items())
+    for item in items:
+        if not item.is_null and not _is_member(item.value, name):
+            raise item.error(f"a {name} value")
+    return tuple(item.value for item in items), name
+
+
+def _is_member(value: object, kind: str) -> bool:
+    if type(value) not in _MEMBERS.get(kind, (int,)):
+        return False
+    bounds = np.iinfo(str(DATA_TYPES[kind])) if DATA_TYPES[kind].kind in "iu" else None
+    return bounds is None or bounds.min <= value <= bounds.max  # type: ignore[operator]

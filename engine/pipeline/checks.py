@@ -106,8 +106,8 @@ class Checks:
         """Check the rows of one request.
 
         Args:
-            columns: at least ``self.columns``; tensors ``[rows, …]``, Arrow arrays or lists of
-                JSON values. They are read in place.
+            columns: ``self.columns``, as far as the request has them; tensors ``[rows, …]``, Arrow
+                arrays or lists of JSON values. They are read in place.
             rows: rows of the request.
 
         Returns:
@@ -124,6 +124,8 @@ class Checks:
         flags, verdicts = {}, []
         for check in self._checks:
             verdict = slots[check.verdict]
+            if verdict is None:  # null in every row
+                verdict = Value(np.zeros((), bool))
             complaint = _not_a_verdict(verdict)
             if complaint or not isinstance(verdict, Value):
                 raise SchemaMismatchError(

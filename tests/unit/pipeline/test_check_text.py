@@ -162,6 +162,8 @@ DRAWN = [
     "(in.n in [1, -2]) or contains(in.list, 3000000000)",
     "(sum(in.list) / out.d[0][1]) != out.e",
     "true",
+    """in.name == 'a"b'""",
+    """(in.name in ['"', "'", "back\\slash"])""",
 ]
 
 
@@ -182,6 +184,12 @@ def test_recorded_checks_are_drawn_as_far_as_the_readable_form_reaches():
             assert text == ""
         else:
             assert compile_text(name, text) == one["json"]
+
+
+def test_a_text_with_both_quotes_has_no_readable_form():
+    body = {"left": {"Column": "in.name"}, "op": "Eq", "right": {"Literal": {"Utf8": "'\""}}}
+
+    assert draw_check(json.dumps({"Alias": [{"BinaryExpr": body}, "odd"]})) == "odd"
 
 
 def test_what_is_no_published_json_is_shown_as_it_is():

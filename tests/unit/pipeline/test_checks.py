@@ -285,6 +285,44 @@ def test_only_the_named_columns_are_asked_for():
     assert len(columns.asked) == 2
 
 
+NOTHING = [  # a check on a column without any value, which therefore has no type
+    ("in.none == 'gold'", False),
+    ("in.none > 0.5", False),
+    ("not (in.none > 0.5)", False),
+    ("in.none[0] + 1 > 0.5", False),
+    ("is_null(in.none)", True),
+    ("is_null(in.none) and out.a > 0", True),
+    ("in.none > 1 or out.a > 0", True),
+    ("in.none > 1 and out.a > 0", False),
+    ("in.none in ['a']", False),
+    ("sum(in.none) > 1", False),
+    ("contains(in.none, 1)", False),
+]
+
+
+@pytest.mark.parametrize("columns", [{}, {"in.none": [None, None]}, {"in.none": pa.nulls(2)}])
+@pytest.mark.parametrize(("text", "expected"), NOTHING)
+def test_a_column_without_any_value_is_null_in_every_row(text, expected, columns):
+    assert flags(text, {"out.a": np.ones(2), **columns}, 2) == [expected] * 2
+
+
+@pytest.mark.parametrize(
+    ("predicate", "truthy", "expected"),
+    [(None, 1.0, True), (False, None, True), (True, None, False), (True, 1.0, False)],
+)
+def test_a_choice_between_something_and_nothing(predicate, truthy, expected):
+    """``when(predicate).then(truthy).otherwise(9.0) == 9.0``; None is the column of no values."""
+    nothing = {"Column": "in.none"}
+    choice = {
+        "predicate": nothing if predicate is None else _lit(predicate, "Boolean"),
+        "truthy": nothing if truthy is None else _lit(truthy),
+        "falsy": _lit(9.0),
+    }
+    tree = {"BinaryExpr": {"left": {"Ternary": choice}, "op": "Eq", "right": _lit(9.0)}}
+
+    assert _evaluate(tree, {"in.none": [None]}, 1).flags["x"].tolist() == [expected]
+
+
 def test_zero_rows_have_no_verdicts():
     result = compile_checks([check("out.a[0] > 0"), check("true", "y")]).evaluate(
         {"out.a": np.zeros((0, 3), np.float32)}, 0
@@ -364,6 +402,11 @@ def _evaluate(tree, columns, rows):
 
 PRICE = _function({"ListExpr": "Get"}, {"Column": "out.price"}, {"Literal": {"Int32": 0}})
 GOOD = {"BinaryExpr": {"left": PRICE, "op": "Gt", "right": _lit(1.0)}}
+
+
+def _is_in(datatype, values):
+    series = {"Series": {"datatype": datatype, "values": values}}
+    return _function({"Boolean": "IsIn"}, PRICE, {"Literal": series})
 
 
 def _deep(levels):
@@ -457,6 +500,12 @@ WRONG = [
         },
         r"data type 'Date' is not supported",
     ),
+    ({"Alias": [_is_in(["Int64"], [1]), "x"]}, r"datatype: data type .* is not supported"),
+    (
+        {"Alias": [_is_in("UInt8", [1, 300]), "x"]},
+        r"values\[1\]: found 300, expected a UInt8 value",
+    ),
+    ({"Alias": [_function(["Abs"], PRICE), "x"]}, r"function: function .*'Abs'.* is not supported"),
     (
         {"Alias": [{"Cast": {"expr": PRICE, "data_type": "Utf8", "strict": True}}, "x"]},
         r"Cast\.data_type: data type 'Utf8' is not supported .* Int8",

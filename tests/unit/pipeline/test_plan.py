@@ -450,6 +450,27 @@ def test_a_check_may_look_at_the_column_that_splits():
     assert answer.checks.count.tolist() == [1, 0, 0]
 
 
+@pytest.mark.parametrize("columns", [{}, {"card": [None] * 3}, {"card": [[[1]]] * 3}])
+def test_a_request_without_the_column_that_splits_is_checked_all_the_same(columns):
+    models = {"control": FakeModel("control"), "g": FakeModel("g")}
+    steps = [key_split({"gold": "g"}), check("none", "is_null(in.card)")]
+
+    answer = run(plan_of(steps, models), **columns)
+
+    assert answer.checks.count.tolist() == [0 if columns.get("card", [None])[0] else 1] * 3
+
+
+def test_a_check_refuses_a_column_of_lists_without_end():
+    value = 1
+    for _ in range(1000):
+        value = [value]
+    models = {"control": FakeModel("control"), "g": FakeModel("g")}
+    plan = plan_of([key_split({"gold": "g"}), check("none", "is_null(in.card)")], models)
+
+    with pytest.raises(SchemaMismatchError, match=r"column 'in\.card': its lists are nested too"):
+        run(plan, card=[value] * 3)
+
+
 def test_older_checks_find_their_columns_by_position():
     root = {
         "node": "binop",
