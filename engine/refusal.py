@@ -2,6 +2,8 @@
 
 Rules that hold here:
 - The text of a server fault goes to the log under a request id; the caller gets a fixed sentence.
+- A text repeats names out of the request, so it is cut: Flight sends it in headers, of which gRPC
+  takes 8 KB, and what is longer arrives as another error altogether.
 - ``STATUS`` is the one table from an error's code to the documented number, which is also the HTTP
   status; it is tested for every class of ``errors``.
 Source: the documented error body ``{"code", "status", "error", "source"}``, which the product's
@@ -42,6 +44,8 @@ STATUS: Final = {
     "shutting_down": 503,
     "deadline_exceeded": 504,
 }
+
+LONGEST_TEXT_BYTES: Final = 2000
 
 log = logging.getLogger("sagitta")
 
@@ -90,7 +94,14 @@ def refusal_of(error: BaseException) -> Refusal:
             else "internal processing error"
         )
         text = f"{what}; the engine's log has the reason under request {request_id}"
-    return Refusal(error.code, error.fault, STATUS[error.code], text)
+    return Refusal(error.code, error.fault, STATUS[error.code], _cut(text))
+
+
+def _cut(text: str) -> str:
+    content = text.encode(errors="replace")
+    if len(content) <= LONGEST_TEXT_BYTES:
+        return content.decode()
+    return f"{content[:LONGEST_TEXT_BYTES].decode(errors='ignore')}…"
 
 
 def error_body(status: int, text: str) -> bytes:

@@ -16,9 +16,13 @@ import numpy as np
 from engine.errors import SchemaMismatchError
 
 if TYPE_CHECKING:
+    from typing import Final
+
     from engine.values import Array, TensorSpec
 
 __all__ = ["json_array"]
+
+MAX_DEPTH: Final = 32  # lists in lists: more than any tensor has axes
 
 
 def json_array(
@@ -101,13 +105,17 @@ def _explain(column: list[object], spec: TensorSpec) -> tuple[Array, tuple[int, 
     return np.array(flat, dtype=dtype), row_shape or ()
 
 
-def _walk(value: object, spec: TensorSpec, place: str, flat: list[object]) -> tuple[int, ...]:
+def _walk(
+    value: object, spec: TensorSpec, place: str, flat: list[object], depth: int = 1
+) -> tuple[int, ...]:
     if not isinstance(value, list):
         flat.append(_scalar(value, spec, place))
         return ()
+    if depth > MAX_DEPTH:
+        raise SchemaMismatchError(f"{place} is nested more than {MAX_DEPTH} deep: no tensor is")
     shape: tuple[int, ...] | None = None
     for index, item in enumerate(value):
-        inner = _walk(item, spec, f"{place}[{index}]", flat)
+        inner = _walk(item, spec, f"{place}[{index}]", flat, depth + 1)
         if shape is not None and inner != shape:
             raise SchemaMismatchError(f"{place} is ragged at [{index}]: lists of equal length only")
         shape = inner

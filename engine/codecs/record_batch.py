@@ -24,6 +24,7 @@ from engine.values import SPLIT_COLUMN
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from typing import Final
 
     from engine.codecs.dataset import Path, Selection
     from engine.values import (
@@ -46,6 +47,8 @@ __all__ = [
     "row_model_texts",
     "rows_of",
 ]
+
+MAX_VALUES: Final = (1 << 31) - 1  # in one column of lists with 32-bit offsets
 
 
 def record_batch(result: InferResult, dataset: Dataset = EVERYTHING) -> pa.RecordBatch:
@@ -205,7 +208,16 @@ def _list_array(array: pa.Array) -> pa.Array:
 
 
 def equal_lists(values: pa.Array, count: int, width: int, item: pa.Field) -> pa.Array:
-    """Group values into variable lists that all have the same length."""
+    """Group values into variable lists that all have the same length.
+
+    Raises:
+        SchemaMismatchError: there are more values than the documented 32-bit offsets reach.
+    """
+    if count * width > MAX_VALUES:
+        raise SchemaMismatchError(
+            f"a column of {count} lists of {width} values is more than Arrow's lists hold: send "
+            "several requests"
+        )
     offsets = arrow_array(np.arange(count + 1, dtype=np.int32) * np.int32(width))
     return pa.ListArray.from_arrays(offsets, values, type=pa.list_(item))
 

@@ -103,6 +103,8 @@ def test_hostile_14_numbers_that_do_not_fit(serving, literal, element, fits):
         b'[{"x":' + b"[" * 900 + b"]" * 900 + b"}]",
         b'[{"x":' + b"[" * 500 + b"1" + b"]" * 500 + b"}]",
         b'{"x":' + b"[" * 500 + b"1" + b"]" * 500 + b"}",
+        b'[{"x":[' + b"[" * 1000 + b"1" + b"]" * 1000 + b",1]}]",
+        b'[{"x":' + b"[" * 1000 + b"null" + b"]" * 1000 + b"}]",
         b'[{"x": [0,1,2,3], "deep":' + b"[" * 1200 + b"]" * 1200 + b"}]",
     ],
     ids=lambda body: body[:12].decode(),

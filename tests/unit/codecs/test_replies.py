@@ -13,7 +13,7 @@ from engine.codecs.arrow_ipc import write_arrow_file, write_arrow_stream
 from engine.codecs.dataset import Dataset
 from engine.codecs.legacy import write_legacy
 from engine.codecs.pandas_records import write_records
-from engine.codecs.record_batch import record_batch
+from engine.codecs.record_batch import equal_lists, record_batch
 from engine.errors import SchemaMismatchError
 from engine.values import Frame, InferResult, ModelIdentity, Output, PipelineIdentity
 
@@ -196,3 +196,11 @@ def test_ragged_lists_take_no_object_for_each_value():
 
     assert [len(record["in"]["x"]) for record in orjson.loads(text)] == [200_000, 199_999]
     assert peak_bytes < 10 * len(text)
+
+
+def test_a_column_past_32_bit_offsets_is_refused_and_never_wraps():
+    item = pa.field("item", pa.null())
+
+    assert len(equal_lists(pa.nulls(6), 2, 3, item)) == 2
+    with pytest.raises(SchemaMismatchError, match="65536 lists of 32768 values is more than"):
+        equal_lists(pa.nulls(0), 1 << 16, 1 << 15, item)
