@@ -2,7 +2,8 @@
 
 Start order: sockets, so that a taken port ends the start at once; HTTP, so that probes are
 answered; then the pipeline, on a thread of its own. Stop order: readiness, listeners and
-connections, Flight calls, the line of waiting requests, the slot threads, the log.
+connections, Flight calls, the line of waiting requests, the slot threads, the log. All of it has
+SHUTDOWN_GRACE_S together, counted from the signal: a runtime that kills does so soon after.
 
 Threads: the main thread runs the event loop; ``loader`` loads the pipeline; ``slot-N`` run models;
 ``log-sync`` makes the log durable; gRPC makes one for each Flight call.
@@ -14,6 +15,7 @@ import asyncio
 import dataclasses
 import gc
 import logging
+import math
 import os
 import signal
 import socket
@@ -51,6 +53,7 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 DRAIN_S: Final = 1.0  # how long open connections are still served after readiness has gone
+LAST_S: Final = 0.3
 SWEEP_S: Final = 1.0
 GC_THRESHOLD: Final = (20_000, 50, 50)  # full collections pause for 100 ms in a process this size
 
@@ -127,6 +130,7 @@ class _Engine:
         self._flight: FlightServer | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._leave = asyncio.Event()  # set on the event loop only
+        self._ends_at = self._drained_at = math.inf  # monotonic seconds; set when stopping begins
 
     async def run(self) -> None:
         """Serve until stopped; the event loop's only task."""
@@ -134,27 +138,16 @@ class _Engine:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
         tls = _tls(self.config)
-        grace_s = self.config.shutdown_grace_s - DRAIN_S
         listeners = []
+        metrics = metrics_app(self.service, self.line, self.partition)
         for name, port, app, files in (
             ("HTTP", self.config.http_port, rest_app(self.service, self.partition), tls),
-            (
-                "METRICS",
-                self.config.metrics_port,
-                metrics_app(self.service, self.line, self.partition),
-                None,
-            ),
+            ("METRICS", self.config.metrics_port, metrics, None),
         ):
             if port is None:
                 continue
             listener = listen(name, self.config.bind_host, port)
-            server = HttpServer(
-                app,
-                self.service,
-                answers_inference=name == "HTTP",
-                tls=files,
-                grace_s=grace_s,
-            )
+            server = HttpServer(app, self.service, answers_inference=name == "HTTP", tls=files)
             self._servers.append(server)
             listeners.append(listener)
             host, bound = listener.getsockname()[:2]
@@ -175,22 +168,29 @@ class _Engine:
         """Join the threads; neither a model nor a Flight client can hold the process up."""
         for number in (signal.SIGTERM, signal.SIGINT):  # the event loop, which had them, is closed
             signal.signal(number, self._leave_now)
-        grace_s = self.config.shutdown_grace_s
-        has_flight_ended = self._flight is None or self._flight.stop(grace_s - DRAIN_S)
-        ended = self.line.close(grace_s) and self.plane.close(grace_s)
-        self._loader.join(timeout=grace_s)
+        has_flight_ended = self._flight is None or self._flight.stop(self._left_s())
+        ended = self.line.close(self._left_s()) and self.plane.close(self._left_s())
+        self._loader.join(timeout=self._left_s())
         if self.log is not None:
-            self.log.close(timeout_s=grace_s)
+            self.log.close(timeout_s=self._left_s())
         self.persist.close()
-        if not ended or self._loader.is_alive():
+        if not ended:
             log.warning("a model was still running after SHUTDOWN_GRACE_S: leaving it behind")
+        elif self._loader.is_alive():
+            log.warning("the pipeline was still being loaded after SHUTDOWN_GRACE_S: leaving it")
         elif has_flight_ended:
             return
         elif self.failure is None:
             log.info("Stopped, with Flight streams still open")
         self._leave_now()
 
+    def _left_s(self) -> float:
+        """What is left of SHUTDOWN_GRACE_S; at least what a thread without work takes to end."""
+        return max(self._ends_at - time.monotonic(), LAST_S)
+
     def _leave_now(self, *_signal: object) -> None:
+        if self.failure is not None:
+            log.error("%s", self.failure)
         flush()
         os._exit(0 if self.failure is None else 3)
 
@@ -261,6 +261,7 @@ class _Engine:
 
     def _fail(self, error: StartupError) -> None:
         self.failure = error
+        self._ends_at = time.monotonic() + self.config.shutdown_grace_s
         self.plane.fail(str(error))
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._exit)
@@ -271,6 +272,7 @@ class _Engine:
             self._leave_now()
         log.info("Stopping: no longer ready, answering what is open")
         self.plane.drain()
+        self._ends_at = time.monotonic() + self.config.shutdown_grace_s
         self._drained_at = time.monotonic() + min(DRAIN_S, self.config.shutdown_grace_s / 4)
         self._drain()
 
@@ -286,7 +288,7 @@ class _Engine:
     def _exit(self) -> None:
         self._leave.set()
         for server in self._servers:
-            server.should_exit = True
+            server.stop(self._left_s())
 
     def _sweep(self) -> None:
         for server in self._servers:

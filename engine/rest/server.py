@@ -49,7 +49,6 @@ class HttpServer(uvicorn.Server):
         *,
         answers_inference: bool,
         tls: TlsFiles | None,
-        grace_s: float,
     ) -> None:
         """Prepare a listener.
 
@@ -58,7 +57,6 @@ class HttpServer(uvicorn.Server):
             service: answers inferences; gives the limits.
             answers_inference: whether this listener does; the metrics port does not.
             tls: serve TLS with these files; None for plain HTTP.
-            grace_s: how long open requests may take after ``should_exit``.
 
         Raises:
             StartupError: the TLS files cannot be used.
@@ -76,7 +74,6 @@ class HttpServer(uvicorn.Server):
             server_header=False,
             proxy_headers=False,
             timeout_keep_alive=KEEP_ALIVE_S,
-            timeout_graceful_shutdown=max(int(grace_s), 1),
             ssl_certfile=str(tls.certificate) if tls else None,
             ssl_keyfile=str(tls.key) if tls else None,
             ssl_ca_certs=str(tls.client_ca) if tls and tls.client_ca else None,
@@ -89,6 +86,16 @@ class HttpServer(uvicorn.Server):
                 f"TLS_CERT_FILE, TLS_KEY_FILE or TLS_CLIENT_CA_FILE cannot be used: {error}"
             ) from error
         super().__init__(config)
+
+    def stop(self, grace_s: float) -> None:
+        """Accept no more connections, and let ``serve`` end once those that are open are answered.
+
+        Args:
+            grace_s: how long they may still take.
+        """
+        # read when the time begins; uvicorn's own type is whole seconds, of which 0 would be none
+        self.config.timeout_graceful_shutdown = max(grace_s, 0.01)  # type: ignore[assignment]
+        self.should_exit = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

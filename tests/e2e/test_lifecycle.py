@@ -91,6 +91,28 @@ def test_a_run_that_does_not_end_cannot_hold_the_stop_up(slow_engine):
     assert "SHUTDOWN_GRACE_S" in engine.output
 
 
+@pytest.mark.slow
+def test_a_run_that_does_not_end_is_left_before_a_runtime_kills(slow_engine):
+    """The grace counts once, from the signal, for connections, threads and log together."""
+    engine = slow_engine(SHUTDOWN_GRACE_S="8")
+    with engine.connect() as wire:
+        wire.send(slow_request(100_000_000))
+        engine.until_metric("sagitta_slots_busy", 1)
+
+        engine.terminate()
+
+        assert engine.wait(deadline_s=12) == 0  # twice the grace is over after 15 s
+
+
+def test_a_short_grace_is_enough_where_nothing_is_open(pipeline, engine_process):
+    engine = engine_process(PIPELINE_URL=str(pipeline), SHUTDOWN_GRACE_S="0.3").ready()
+
+    engine.terminate()
+
+    assert engine.wait() == 0
+    assert engine.lines[-1] == "Stopped"
+
+
 def test_stopped_while_loading(tmp_path, pipeline, engine_process):
     (pipeline / "pipeline.json").unlink()
     os.mkfifo(pipeline / "pipeline.json")
@@ -100,6 +122,7 @@ def test_stopped_while_loading(tmp_path, pipeline, engine_process):
     engine.terminate()
 
     assert engine.wait() == 0
+    assert "still being loaded" in engine.lines[-1]
 
 
 def test_an_idle_connection_does_not_hold_the_stop_up(pipeline, engine_process):

@@ -246,9 +246,9 @@ class Engine:
     def terminate(self):
         self.process.send_signal(signal.SIGTERM)
 
-    def wait(self):
+    def wait(self, deadline_s=DEADLINE_S):
         """The exit code, once the process has ended and all its output is read."""
-        code = self.process.wait(DEADLINE_S)
+        code = self.process.wait(deadline_s)
         self._reader.join(DEADLINE_S)
         return code
 
