@@ -22,7 +22,6 @@ OWNER = {  # third-party package -> the only parts that may import it
     "uvicorn": {"rest", "ops"},
     "pyarrow.flight": {"flight"},
     "onnxruntime": {"sessions"},
-    "lmdb": {"logring"},
     "oras": {"publish"},
     "grpc": {"edge", "ops"},
 }
