@@ -52,7 +52,7 @@ def open_folder(folder: Path) -> Iterator[LogSource]:
     Raises:
         StartupError: there is none, it is damaged, or an engine has it.
     """
-    directory = folder if (folder / "owner.lock").is_file() else folder / "log"
+    directory = folder if (folder / "data.mdb").is_file() else folder / "log"
     try:
         store = open_to_read(directory)
     except StoreUnavailableError as error:

@@ -2,10 +2,11 @@
 
 from engine.logring.counters import RingStats
 from engine.logring.failures import Failure
+from engine.logring.files import StoreUnavailableError
+from engine.logring.opening import open_to_read
 from engine.logring.pages import LogPage, PageQuery, parse_query, status_text
 from engine.logring.reader import read_batches, read_page
 from engine.logring.ring import LogRing
-from engine.logring.store import StoreUnavailableError, open_to_read
 
 __all__ = [
     "Failure",

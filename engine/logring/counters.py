@@ -8,13 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from engine.logring.failures import FailureLog
-    from engine.logring.writer import RowWriter
-
-__all__ = ["Counters", "RingStats", "snapshot"]
+__all__ = ["Counters", "RingStats"]
 
 LATENCY_BUCKETS = 40  # bucket n counts commits that took less than 2**n ns
 
@@ -33,7 +28,7 @@ class RingStats:
         first_row: number of the oldest row.
         next_row: number of the next row.
         uploaded_to: the row that an uploader sends next; None where there never was one.
-        live_bytes: bytes of the files in use.
+        live_bytes: bytes of the pages in use.
         budget_bytes: bytes that may be in use before rows are evicted.
         commit_count: appends that were committed.
         commit_ns: time they took, queueing for the lock included.
@@ -70,6 +65,7 @@ class Counters:
     rows_evicted: int = 0
     rows_evicted_before_upload: int = 0
     rows_not_kept: Counter[str] = dataclasses.field(default_factory=Counter)
+    live_pages: int = 0
     commit_count: int = 0
     commit_ns: int = 0
     commit_buckets: list[int] = dataclasses.field(default_factory=lambda: [0] * LATENCY_BUCKETS)
@@ -87,34 +83,3 @@ class Counters:
         self.rows_evicted += stop - first
         if uploaded_to is not None:
             self.rows_evicted_before_upload += max(0, stop - max(first, uploaded_to))
-
-
-def snapshot(
-    counters: Counters,
-    writer: RowWriter | None,
-    failures: FailureLog,
-    *,
-    closed: str | None,
-    failing: str | None,
-) -> RingStats:
-    """What ``RingStats`` says, of a log whose files are open where it has a writer."""
-    rows = None if writer is None else writer.store.rows
-    return RingStats(
-        closed=closed,
-        failing=failing,
-        rows_kept=counters.rows_kept,
-        rows_evicted=counters.rows_evicted,
-        rows_evicted_before_upload=counters.rows_evicted_before_upload,
-        rows_not_kept=dict(counters.rows_not_kept),
-        first_row=0 if writer is None else writer.first_row,
-        next_row=0 if writer is None else writer.next_row,
-        uploaded_to=None if writer is None else writer.store.uploaded_to,
-        live_bytes=0 if rows is None else rows.used_bytes,
-        budget_bytes=0 if rows is None else rows.budget_bytes,
-        commit_count=counters.commit_count,
-        commit_ns=counters.commit_ns,
-        commit_buckets=tuple(counters.commit_buckets),
-        syncs=counters.syncs,
-        failures_kept=failures.kept,
-        failures_lost=failures.lost,
-    )

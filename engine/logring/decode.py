@@ -1,8 +1,8 @@
 """Records back to Arrow record batches in the log schema.
 
 Rules that hold here:
-- A column of a whole run of records is cut out of their bytes at once; where it lies in one piece
-  it becomes an Arrow column without a copy.
+- Values are copied out of the ring's memory before the read transaction ends; what was copied is
+  then used as it is: a raw column becomes an Arrow column without another copy.
 - No byte is trusted: lengths are checked, an Arrow message is validated in full.
 """
 
@@ -16,99 +16,85 @@ import numpy as np
 import pyarrow as pa
 
 from engine.logring.context import LogContext, list_depth, numpy_type
-from engine.logring.layout import HEADER, LARGE_BYTES
+from engine.logring.header import ARROW, HEADER, SEPARATE_BYTES, RecordHeader
 
 if TYPE_CHECKING:
-    from engine.logring.layout import RecordHeader, Run
+    from engine.logring.store import Txn
 
-__all__ = ["Piece", "to_batch"]
+__all__ = ["Piece", "copy_piece", "read_columns", "to_batch"]
 
 _STEPS = pa.list_(pa.field("steps", pa.uint64(), nullable=False))
 
 
 @dataclasses.dataclass(slots=True)
 class Piece:
-    """Some rows of a run of records.
+    """Some rows of one record, copied out.
 
     Attributes:
-        context: the records' context.
-        run: the records; one where they are Arrow messages.
-        rows: which of their rows, counted from the run's first.
+        context: the record's context.
+        rows: how many rows.
+        time_ms: when they were answered.
+        elapsed: the steps' times, as stored.
         body: raw: the bytes of each column; Arrow: the columns themselves.
     """
 
     context: LogContext
-    run: Run
-    rows: slice
-    body: list[memoryview] | pa.RecordBatch
-
-    @classmethod
-    def cut(cls, context: LogContext, run: Run, rows: slice) -> Piece:
-        """Cut rows out of a run.
-
-        Raises:
-            ValueError: the records are damaged.
-        """
-        if context.shapes is None:
-            return cls(context, run, rows, _message(context, run, rows))
-        places = _places(run.header, context.strides)
-        pairs = zip(places, context.strides, strict=True)
-        return cls(context, run, rows, [_column_bytes(run, rows, *pair) for pair in pairs])
-
-    @property
-    def count(self) -> int:
-        """How many rows."""
-        return int(self.rows.stop - self.rows.start)
-
-    def per_row(self, values: np.ndarray) -> np.ndarray:
-        """What each record has, [records, …], for each of the rows."""
-        rows = self.run.header.rows
-        return (values if rows == 1 else np.repeat(values, rows, axis=0))[self.rows]
-
-    def elapsed_ns(self) -> np.ndarray:
-        """The steps' times of each row, uint64 [rows, steps]."""
-        steps = self.run.header.steps
-        cut = self.run.matrix()[:, HEADER.size : HEADER.size + 8 * steps]
-        times = np.ascontiguousarray(cut).view(np.uint64).reshape(self.run.records, steps)
-        return self.per_row(times)
+    rows: int
+    time_ms: int
+    elapsed: bytes
+    body: list[bytes] | pa.RecordBatch
 
 
-def _places(header: RecordHeader, strides: Sequence[int]) -> list[int]:
-    """Where in a record its raw columns begin."""
-    small, large = HEADER.size + 8 * header.steps, header.plain
-    places = []
-    for stride in strides:
+def read_columns(
+    txn: Txn, key: bytes, value: memoryview, header: RecordHeader, context: LogContext
+) -> list[memoryview]:
+    """Views of a raw record's columns in the ring's memory; an Arrow record's message.
+
+    Raises:
+        ValueError: a column is not there, or the record is not as long as it says.
+    """
+    offset = HEADER.size + 8 * header.steps
+    if header.form == ARROW:
+        return [value[offset:]]
+    columns = []
+    for number, stride in enumerate(context.strides):
         size = header.rows * stride
-        if size < LARGE_BYTES:
-            places.append(small)
-            small += size
-        else:
-            places.append(large)
-            large += -(-size // 8) * 8
-    if -(-small // 8) * 8 != header.plain or large != header.length:
-        raise ValueError(f"a record of {header.length} bytes is not as long as its columns")
-    return places
+        if size < SEPARATE_BYTES:
+            columns.append(value[offset : offset + size])
+            offset += size
+            continue
+        column = txn.get(key + bytes([number + 1]))
+        if column is None or len(column) != size:
+            raise ValueError(f"column {number} of a record has not {size} bytes")
+        columns.append(column)
+    if offset != len(value):
+        raise ValueError(f"a record of {len(value)} bytes says that it has {offset}")
+    return columns
 
 
-def _column_bytes(run: Run, rows: slice, place: int, stride: int) -> memoryview:
-    if run.records == 1:
-        begin = run.at + place
-        return memoryview(run.block)[begin + rows.start * stride : begin + rows.stop * stride]
-    cut = run.matrix()[:, place : place + run.header.rows * stride]
-    return np.ascontiguousarray(cut).reshape(-1)[rows.start * stride : rows.stop * stride].data
+def copy_piece(
+    value: memoryview,
+    header: RecordHeader,
+    context: LogContext,
+    columns: Sequence[memoryview],
+    rows: slice,
+) -> Piece:
+    """Copy some rows of a record out of the ring's memory.
 
-
-def _message(context: LogContext, run: Run, rows: slice) -> pa.RecordBatch:
-    begin = run.at + HEADER.size + 8 * run.header.steps
-    message = pa.py_buffer(memoryview(run.block)[begin : run.end])
-    try:
-        batch = pa.ipc.read_record_batch(message, context.payload)
-        batch.validate(full=True)
-    except OSError as error:
-        raise ValueError(str(error)) from error
-    if batch.num_rows != run.header.rows:
-        raise ValueError(f"{batch.num_rows} rows in a record that says {run.header.rows}")
-    return batch.slice(rows.start, rows.stop - rows.start)
+    Raises:
+        ValueError: an Arrow message is damaged.
+    """
+    count = rows.stop - rows.start
+    elapsed = bytes(value[HEADER.size : HEADER.size + 8 * header.steps])
+    if header.form != ARROW:
+        strides = zip(columns, context.strides, strict=True)
+        body = [bytes(column[rows.start * n : rows.stop * n]) for column, n in strides]
+        return Piece(context, count, header.time_ms, elapsed, body)
+    batch = pa.ipc.read_record_batch(pa.py_buffer(bytes(columns[0])), context.payload)
+    batch.validate(full=True)
+    if batch.num_rows != header.rows:
+        raise ValueError(f"a record of {batch.num_rows} rows says that it has {header.rows}")
+    return Piece(context, count, header.time_ms, elapsed, batch.slice(rows.start, count))
 
 
 def to_batch(pieces: Sequence[Piece]) -> pa.RecordBatch:
@@ -147,12 +133,13 @@ def _runs(pieces: Sequence[Piece]) -> list[list[Piece]]:
 
 def _raw_payload(run: Sequence[Piece]) -> list[pa.Array]:
     context = run[0].context
-    rows = sum(piece.count for piece in run)
+    rows = sum(piece.rows for piece in run)
     leaves: list[pa.Array] = []
     fields = [leaf for field in context.payload for leaf in field.type]
     for index, (leaf, shape) in enumerate(zip(fields, context.shapes or (), strict=True)):
-        parts = [piece.body[index] for piece in run]
-        leaves.append(_column(leaf, shape, rows, parts[0] if len(run) == 1 else b"".join(parts)))
+        single = len(run) == 1
+        data = run[0].body[index] if single else b"".join([piece.body[index] for piece in run])
+        leaves.append(_column(leaf, shape, rows, data))
     columns = []
     for field in context.payload:
         children = [leaves.pop(0) for _ in field.type]
@@ -160,7 +147,7 @@ def _raw_payload(run: Sequence[Piece]) -> list[pa.Array]:
     return columns
 
 
-def _column(leaf: pa.Field, shape: Sequence[int], rows: int, data: bytes | memoryview) -> pa.Array:
+def _column(leaf: pa.Field, shape: Sequence[int], rows: int, data: bytes) -> pa.Array:
     """Raw values as a column: the values are the bytes, list offsets are counted out."""
     levels = [leaf.type]
     for _ in range(list_depth(leaf)):
@@ -181,36 +168,45 @@ def _column(leaf: pa.Field, shape: Sequence[int], rows: int, data: bytes | memor
 
 
 def _with_own_columns(run: Sequence[Piece], payload: list[pa.Array]) -> pa.RecordBatch:
-    """Add time and metadata, which a record's header and its context hold once for many rows."""
+    """Add time and metadata, which the header and the context hold once for many rows."""
     schema = run[0].context.schema
-    times = np.concatenate([piece.per_row(piece.run.times_ms()) for piece in run])
+    counts = np.array([piece.rows for piece in run])
+    times = np.repeat(np.array([piece.time_ms for piece in run], np.int64), counts)
     columns = {
         field.name: array for field, array in zip(run[0].context.payload, payload, strict=True)
     }
     columns["time"] = _numbers(pa.int64(), times)
-    columns["metadata"] = _metadata(run, schema.field("metadata").type)
+    columns["metadata"] = _metadata(run, counts, schema.field("metadata").type)
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
-def _metadata(run: Sequence[Piece], kind: pa.DataType) -> pa.Array:
+def _metadata(run: Sequence[Piece], counts: np.ndarray, kind: pa.DataType) -> pa.Array:
     contexts = list({id(piece.context): piece.context for piece in run}.values())
     constants = pa.array([{**c.constants, "elapsed": []} for c in contexts], kind)
     place = {id(context): index for index, context in enumerate(contexts)}
     places = np.array([place[id(piece.context)] for piece in run], np.int64)
-    chosen = _numbers(pa.int64(), np.repeat(places, [piece.count for piece in run]))
+    chosen = _numbers(pa.int64(), np.repeat(places, counts))
     taken = [
-        _elapsed(run) if leaf.name == "elapsed" else constants.field(i).take(chosen)
+        _elapsed(run, counts) if leaf.name == "elapsed" else constants.field(i).take(chosen)
         for i, leaf in enumerate(kind)
     ]
     return pa.Array.from_buffers(kind, len(chosen), [None], children=taken)
 
 
-def _elapsed(run: Sequence[Piece]) -> pa.Array:
-    parts = [piece.elapsed_ns() for piece in run]
-    lengths = np.repeat([part.shape[1] for part in parts], [len(part) for part in parts])
+def _elapsed(run: Sequence[Piece], counts: np.ndarray) -> pa.Array:
+    steps = np.array([len(piece.elapsed) // 8 for piece in run])
+    times = np.frombuffer(b"".join([piece.elapsed for piece in run]), np.uint64)
+    starts = np.cumsum(steps) - steps
+    lengths = np.repeat(steps, counts)
     offsets = np.zeros(len(lengths) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
-    values = np.concatenate([part.reshape(-1) for part in parts])
+    if len(run) == 1:
+        values = np.tile(times, counts[0])
+    elif (steps == steps[0]).all():
+        values = np.repeat(times.reshape(len(run), -1), counts, axis=0).reshape(-1)
+    else:
+        parts = zip(starts, steps, counts, strict=True)
+        values = np.concatenate([np.tile(times[a : a + n], rows) for a, n, rows in parts])
     data = _numbers(pa.uint64(), values)
     return pa.Array.from_buffers(
         _STEPS, len(lengths), [None, pa.py_buffer(offsets)], children=[data]

@@ -1,14 +1,13 @@
 """The second log: requests that failed, without their payload.
 
 Rules that hold here:
-- A failure is remembered in memory and written by the log's own thread: a flood of bad requests
-  costs no write each, and what comes faster than it can be written is counted as lost.
+- A failure is remembered in memory and written by the ring's own thread: a flood of bad requests
+  costs no commit each, and what comes faster than it can be written is counted as lost.
 - It is bounded apart from the rows, and small: it never displaces them.
 """
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
 from collections import deque
@@ -16,14 +15,12 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from engine.logring.layout import HEADER, pack, runs
-from engine.logring.segment import EvictedError
+from engine.logring.store import ROW_KEY, pages
 
 if TYPE_CHECKING:
-    from engine.logring.layout import Run
-    from engine.logring.segments import SegmentRing
+    from engine.logring.store import Database, Txn
 
-__all__ = ["FAILURE_SCHEMA", "Failure", "FailureLog", "read_failures"]
+__all__ = ["FAILURE_SCHEMA", "Failure", "FailureLog"]
 
 FAILURE_SCHEMA = pa.schema(
     [
@@ -42,8 +39,7 @@ FAILURE_SCHEMA = pa.schema(
     ]
 )
 _WAITING = 1_000  # failures in memory
-_TEXT_CHARACTERS = 2_000  # at most 4 bytes each: a segment of the smallest log holds one
-_NAME_CHARACTERS = 200
+_TEXT_CHARACTERS = 2_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -82,52 +78,40 @@ class FailureLog:
         """Failures that are not on disk yet."""
         return len(self._waiting)
 
-    def write(self, ring: SegmentRing) -> None:
-        """Write what waits, the oldest out where room is needed.
+    def write(self, txn: Txn, db: Database, limit_pages: int) -> int:
+        """Write what waits, oldest out first; the caller commits, then calls ``written``."""
+        cursor = txn.cursor(db=db)
+        number = ROW_KEY.unpack(cursor.key())[0] + 1 if cursor.last() else 0
+        batch = list(self._waiting)
+        for failure in batch:
+            text = failure.error[:_TEXT_CHARACTERS]
+            row = {
+                "time": failure.time_ms,
+                "error": text.encode(errors="replace").decode(),
+                "metadata": {
+                    "pipeline_version": failure.pipeline_version,
+                    "partition": failure.partition,
+                },
+            }
+            txn.put(ROW_KEY.pack(number), json.dumps(row).encode(), append=True, db=db)
+            number += 1
+            while pages(txn, db) > limit_pages and cursor.first():
+                cursor.delete()
+        return len(batch)
 
-        Raises:
-            OSError: the disk refuses; what was not written still waits.
-        """
-        while self._waiting:
-            self._write(ring, _text(self._waiting[0]))
+    def written(self, count: int) -> None:
+        """Forget what is on disk."""
+        for _ in range(count):
             self._waiting.popleft()
-            self.kept += 1
-
-    def _write(self, ring: SegmentRing, text: bytes) -> None:
-        plain = text + b" " * (-len(text) % 8)
-        length = HEADER.size + len(plain)
-        segment = ring.live[-1] if ring.live else None
-        if segment is None or segment.tail[0] + length > segment.file.size_bytes:
-            segment = ring.advance(ring.stop_row)
-        end, number = segment.tail
-        fields = (length, number, 0, 0, 1, length, 0, 0)
-        parts = b"".join((*pack(fields, plain, (), segment.salt), plain))
-        segment.write([parts], (end + length, number + 1))
+        self.kept += count
 
 
-def _text(failure: Failure) -> bytes:
-    row = {
-        "time": failure.time_ms,
-        "error": failure.error[:_TEXT_CHARACTERS],
-        "metadata": {
-            "pipeline_version": failure.pipeline_version[:_NAME_CHARACTERS],
-            "partition": failure.partition[:_NAME_CHARACTERS],
-        },
-    }
-    return json.dumps(row, ensure_ascii=False).encode(errors="replace")
-
-
-def read_failures(ring: SegmentRing, start: int, limit: int) -> pa.RecordBatch:
+def read_failures(txn: Txn, db: Database, start: int, limit: int) -> pa.RecordBatch:
     """Failures from a number on, oldest first, at most ``limit``."""
+    cursor = txn.cursor(db=db)
     rows: list[object] = []
-    with contextlib.suppress(EvictedError):  # the oldest left while they were read
-        for segment in ring.live:
-            for number in range(len(segment.blocks())):
-                for run in runs(segment.read(number)):
-                    rows += _rows(run, start)[: limit - len(rows)]
+    found = cursor.set_range(ROW_KEY.pack(start))
+    while found and len(rows) < limit:
+        rows.append(json.loads(bytes(cursor.value())))
+        found = cursor.next()
     return pa.RecordBatch.from_pylist(rows, schema=FAILURE_SCHEMA)
-
-
-def _rows(run: Run, start: int) -> list[object]:
-    texts = run.matrix()[max(0, start - run.header.row) :, HEADER.size :]
-    return [json.loads(text.tobytes()) for text in texts]

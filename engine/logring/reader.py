@@ -1,42 +1,55 @@
-"""Reading rows: one page, gathered block by block.
+"""Reading rows out of the ring: one page, in short transactions.
 
 Rules that hold here:
-- Nobody waits for a reader: rows that leave while they are read are read anew or left out.
+- Rows are copied out and a transaction ends after a few MB: a reader that stays pins pages, and a
+  ring whose freed pages are pinned runs full.
 - A page has at least one row if there is one, however large the row is.
-- Segments whose rows are all outside of a time range are passed over; the others are looked
-  through, since clocks step back.
+- Rows are found by time in a few steps, not by reading all: times grow but for the largest step
+  back that the ring has ever seen (``Store.disorder_ms``), and the search allows for that.
 """
 
 from __future__ import annotations
 
-import bisect
 import dataclasses
 import logging
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 
 from engine.logring.context import LogContext
-from engine.logring.decode import Piece, to_batch
-from engine.logring.layout import HEADER, runs
+from engine.logring.contexts import number_key
+from engine.logring.decode import Piece, copy_piece, read_columns, to_batch
+from engine.logring.header import RecordHeader, read_header
 from engine.logring.pages import LogPage, PageQuery
-from engine.logring.segment import EvictedError
+from engine.logring.store import (
+    ROW_KEY_BASE,
+    Store,
+    first_row,
+    row_key,
+    row_of,
+    stop_row,
+    to_last,
+    to_next,
+    to_previous,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from engine.logring.layout import Run
-    from engine.logring.segment import Segment
-    from engine.logring.store import Store
+    from lmdb import Cursor
+
+    from engine.logring.store import Txn
 
 __all__ = ["read_batches", "read_page"]
 
 log = logging.getLogger("sagitta")
 
+_COPY_BYTES = 4 << 20  # a read transaction ends after this much
+_SCAN_RECORDS = 20_000  # or after this many records
 _KNOWN_CONTEXTS = 256
-_STREAM_ROWS = 1 << 17
-_STREAM_BYTES = 4 << 20
+_DAMAGES_TOLD = 100
+_STREAM_ROWS = 1 << 16
+_STREAM_BYTES = 1 << 20
 
 
 def read_page(store: Store, query: PageQuery) -> LogPage:
@@ -49,11 +62,7 @@ def read_page(store: Store, query: PageQuery) -> LogPage:
     Returns:
         The page; its rows are memory of its own. Rows that are damaged on disk are left out.
     """
-    while True:
-        try:
-            return _PageReader(store, query).read()
-        except EvictedError:  # before there was a row
-            continue
+    return _PageReader(store, query).read()
 
 
 def read_batches(
@@ -67,7 +76,7 @@ def read_batches(
         stop: the row to end before, or a little after.
 
     Yields:
-        Record batches of about 4 MB, each with the row to go on from; their schemas may differ.
+        Record batches of about 1 MB, each with the row to go on from; their schemas may differ.
     """
     row, status = query.start_row or 0, ""
     while status != "All" and row < stop:
@@ -91,158 +100,150 @@ class _PageReader:
         self._context: LogContext | None = None
         self._rows_left = query.page_rows
         self._bytes_left = query.page_bytes
-        self._row = 0  # the next row wanted; descending: the one before it
+        self._row = query.start_row
 
     def read(self) -> LogPage:
-        query, live = self._query, self._store.rows.live
-        stop_row = live[-1].tail[1] if live else 0
-        start_row = query.start_row
-        if query.descending:
-            self._row = stop_row if start_row is None else min(start_row, stop_row)
-            live = live[::-1]
-        elif live:
-            self._row = max(start_row or 0, live[0].first_row)
-        else:
-            self._row = start_row or 0
-        status = self._gather(live)
-        pieces = self._pieces[::-1] if query.descending else self._pieces
+        status = None
+        while status is None:
+            with self._store.reads.entered(), self._store.env.begin(buffers=True) as txn:
+                status = self._gather(txn)
+        pieces = self._pieces[::-1] if self._query.descending else self._pieces
         batch = to_batch(pieces) if pieces else None
-        if batch is not None and query.descending:
+        if batch is not None and self._query.descending:
             order = range(batch.num_rows - 1, -1, -1)
             batch = batch.take(pa.array(order, pa.int64()))
-        return LogPage(batch, status, self._row)
+        return LogPage(batch, status, self._row or 0)
 
-    def _gather(self, live: tuple[Segment, ...]) -> str:
-        """Take runs until the page is complete: its status."""
-        for segment in live:
-            stop_row = segment.tail[1]
-            if not self._may_have(segment, stop_row):
-                continue
+    def _gather(self, txn: Txn) -> str | None:
+        """Copy rows out: the page's status once it is complete, None to go on later."""
+        cursor = txn.cursor()
+        oldest = first_row(txn)
+        if self._pieces and not self._query.descending and (oldest or 0) > (self._row or 0):
+            return "RecordLimited"  # evicted since the last transaction: a page has no hole
+        if oldest is None or not self._seek(txn, cursor, oldest):
+            return "All"
+        step = to_previous if self._query.descending else to_next
+        bytes_before = self._bytes_left
+        for _ in range(_SCAN_RECORDS):
             try:
-                for run in self._runs(segment):
-                    status = self._take(segment, run)
-                    if status is not None:
-                        return status
-            except EvictedError:
-                if self._query.descending:
-                    break  # older rows have left as well
-                if self._pieces:
-                    return "RecordLimited"  # a page has no hole
-                raise
-            if not self._query.descending:
-                self._row = max(self._row, stop_row)
-        return "All"
-
-    def _may_have(self, segment: Segment, stop_row: int) -> bool:
-        """Whether a segment has rows that are wanted."""
-        if self._query.descending:
-            return segment.first_row < self._row
-        if stop_row <= self._row:
-            return False
-        if self._query.time_range_ms is None:
-            return True
-        low_ms, high_ms = self._query.time_range_ms
-        if segment.low_ms <= high_ms and segment.high_ms >= low_ms:
-            return True
-        self._row = stop_row
-        return False
-
-    def _runs(self, segment: Segment) -> Iterator[Run]:
-        """The segment's runs from the row that is wanted on, in the page's order."""
-        blocks = segment.blocks()
-        if self._query.descending:
-            last = bisect.bisect_left(blocks, (self._row, 0)) - 1
-            for number in range(last, -1, -1):
-                yield from reversed(list(runs(segment.read(number))))
-            return
-        number = max(0, bisect.bisect_right(blocks, (self._row, segment.file.size_bytes)) - 1)
-        while number < len(blocks):
-            yield from runs(segment.read(number))
-            number += 1
-
-    def _take(self, segment: Segment, run: Run) -> str | None:
-        """Take what the page has room for out of a run: the page's status once it is complete."""
-        descending = self._query.descending
-        if not run.header.rows or (
-            run.header.row >= self._row if descending else run.stop_row <= self._row
-        ):
-            return None
-        try:
-            return self._take_parts(run, self._known_context(segment, run.header.context))
-        except ValueError as error:  # one bad page of a disk must not hide the rows behind it
-            self._store.tell_damage(run.header.row, str(error))
-            return None
-
-    def _take_parts(self, run: Run, context: LogContext) -> str | None:
-        """Take those records of a run that are wanted."""
-        if context.shapes is None and run.records > 1:
-            parts = [run.part(number, number + 1) for number in range(run.records)]
-        elif self._query.time_range_ms is not None:
-            parts = _in_range(run, *self._query.time_range_ms)
-        else:
-            parts = [run]
-        for part in reversed(parts) if self._query.descending else parts:
-            status = self._take_rows(part, context)
+                status = self._take(txn, cursor)
+            except ValueError as error:
+                status = None
+                self._pass_over(row_of(cursor), error)
+            if status is None and not step(cursor):
+                status = "All"
             if status is not None:
                 return status
+            if self._store.reads.is_paused or bytes_before - self._bytes_left > _COPY_BYTES:
+                break
         return None
 
-    def _take_rows(self, run: Run, context: LogContext) -> str | None:
-        """Take rows of a run all of whose records are wanted, but for those already passed."""
-        descending, first = self._query.descending, run.header.row
-        start, stop = first, run.stop_row
-        if descending:
-            stop = min(stop, self._row)
+    def _seek(self, txn: Txn, cursor: Cursor[memoryview], oldest: int) -> bool:
+        """Move to the record that the next row is in; False where there is none."""
+        if self._query.descending:
+            self._row = min(stop_row(txn), ROW_KEY_BASE if self._row is None else self._row)
+            return self._row > 0 and _find(cursor, self._row - 1, forward=False)
+        self._row = max(oldest, self._row or 0)
+        if self._query.time_range_ms is not None:
+            self._row = max(self._row, self._earliest(cursor, oldest, stop_row(txn)))
+        return _find(cursor, self._row, forward=True)
+
+    def _earliest(self, cursor: Cursor[memoryview], low: int, high: int) -> int:
+        """A row before which none is in the time range."""
+        start_ms, _ = self._query.time_range_ms or (0, 0)
+        while low < high and _find(cursor, (low + high) // 2, forward=True):
+            first = row_of(cursor)
+            header = _header(cursor)
+            if header is None:
+                break
+            if header.time_ms < start_ms - self._store.disorder_ms:
+                low = first + header.rows
+            else:
+                high = min(first, (low + high) // 2)
+        return low
+
+    def _take(self, txn: Txn, cursor: Cursor[memoryview]) -> str | None:
+        """Take what the page has room for out of one record."""
+        value = cursor.value()
+        header = read_header(value)
+        first = row_of(cursor)
+        start, stop = first, first + header.rows
+        if self._query.descending:
+            stop = min(stop, self._row or 0)
         else:
-            start = max(start, self._row)
-        if stop <= start:
-            return None
+            start = max(start, self._row or 0)
+        if self._query.time_range_ms is not None:
+            low_ms, high_ms = self._query.time_range_ms
+            if header.time_ms > high_ms + self._store.disorder_ms:
+                return "All"
+            if not low_ms <= header.time_ms <= high_ms:
+                self._row = stop
+                return None
+        context = self._known_context(txn, header)
         if not self._fits(context):
             return "SchemaChange"
-        row_bytes = max(1, sum(context.strides) or run.header.length // run.header.rows)
-        room = self._bytes_left // row_bytes
-        if not self._pieces:
-            room = max(1, room)
+        row_bytes = max(1, sum(context.strides) or len(value) // header.rows)
+        room = (
+            self._bytes_left // row_bytes if self._pieces else max(1, self._bytes_left // row_bytes)
+        )
         count = min(stop - start, self._rows_left, room)
         limited = "RecordLimited" if self._rows_left < min(stop - start, room) else "ByteLimited"
         whole = count == stop - start
         if count > 0:
-            start, stop = (stop - count, stop) if descending else (start, start + count)
-            self._pieces.append(Piece.cut(context, run, slice(start - first, stop - first)))
+            start, stop = (stop - count, stop) if self._query.descending else (start, start + count)
+            columns = read_columns(txn, row_key(first), value, header, context)
+            piece = copy_piece(value, header, context, columns, slice(start - first, stop - first))
+            self._pieces.append(piece)
             self._context = context
             self._rows_left -= count
             self._bytes_left -= count * row_bytes
-            self._row = start if descending else stop
+            self._row = start if self._query.descending else stop
         return None if whole else limited
+
+    def _pass_over(self, first: int, error: ValueError) -> None:
+        """Leave a damaged record out: one bad page of a disk must not hide all rows behind it."""
+        self._row = first if self._query.descending else first + 1
+        damaged = self._store.damaged_rows
+        if first not in damaged and len(damaged) < _DAMAGES_TOLD:
+            damaged.add(first)
+            log.error("the inference log is damaged at row %d: %s", first, error)
 
     def _fits(self, context: LogContext) -> bool:
         """Whether rows of this context have the schema of the page."""
         page = self._context
         return page is None or page is context or page.schema.equals(context.schema, True)
 
-    def _known_context(self, segment: Segment, place: int) -> LogContext:
+    def _known_context(self, txn: Txn, header: RecordHeader) -> LogContext:
         known = self._store.known_contexts
-        key = segment, place
-        context = known.get(key)
+        number = header.context_number
+        context = known.get(number)
         if context is None:
-            record = segment.read_record(place)
-            header = HEADER.unpack_from(record)
-            blob = record[HEADER.size : HEADER.size + header[4]]
-            if header[5]:
-                raise ValueError(f"rows name what is no schema, at {place}")
-            context = known.get(blob)
+            blob = txn.get(number_key(number), db=self._store.contexts)
+            if blob is None:
+                raise ValueError(f"the log has lost the schema number {number}")
             if len(known) >= _KNOWN_CONTEXTS:
                 known.clear()
-            if context is None:
-                context = known[blob] = LogContext.parse(blob)
-            known[key] = context
+            context = known[number] = LogContext.parse(bytes(blob))
         return context
 
 
-def _in_range(run: Run, low_ms: int, high_ms: int) -> list[Run]:
-    """The parts of a run that were answered in a time range."""
-    times = run.times_ms()
-    inside = np.concatenate(([False], (times >= low_ms) & (times <= high_ms), [False]))
-    edges = np.flatnonzero(inside[1:] != inside[:-1]).tolist()
-    pairs = zip(edges[::2], edges[1::2], strict=True)
-    return [run.part(start, stop) for start, stop in pairs]
+def _header(cursor: Cursor[memoryview]) -> RecordHeader | None:
+    """The header of the record that the cursor is at; None where it is damaged."""
+    try:
+        return read_header(cursor.value())
+    except ValueError:
+        return None
+
+
+def _find(cursor: Cursor[memoryview], row: int, *, forward: bool) -> bool:
+    """Move to the record with this row; where it is in a gap, to the next or the one before."""
+    key = row_key(row)
+    found = cursor.set_range(key)  # the first record that starts at the row or later
+    if found and bytes(cursor.key()) == key:
+        return True
+    if to_previous(cursor) if found else to_last(cursor):
+        header = _header(cursor)
+        if not forward or (header is not None and row_of(cursor) + header.rows > row):
+            return True
+        return to_next(cursor)
+    return forward and bool(cursor.set_range(key))

@@ -1,8 +1,9 @@
 """One answer's rows to the bytes of records.
 
-A record holds its steps' times and either the raw values of its columns, one column after the
-other, or one Arrow IPC record batch message; what records share is their context. A row of 29
-float32 takes 184 bytes that way; 1,030 as an Arrow message of its own.
+A record is a header and its steps' times, followed by either the raw values of its columns, one
+column after the other, or one Arrow IPC record batch message; what records share is their context,
+named by number. A large raw column is stored beside its record rather than in it. A row of 29
+float32 takes 156 bytes that way; 1,030 as an Arrow message of its own.
 
 Rules that hold here:
 - Raw is for columns of numbers with equally many values in every row, which is what tensors are;
@@ -16,14 +17,14 @@ from __future__ import annotations
 import dataclasses
 import json
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from engine.logring.columns import Kind, raw_columns, row_bytes
 from engine.logring.context import OWN_COLUMNS, LogContext, list_depth, numpy_type, without
-from engine.logring.layout import HEADER, LARGE_BYTES, padding
+from engine.logring.header import ARROW, HEADER, RAW, SEPARATE_BYTES
 
 if TYPE_CHECKING:
     from typing import Any
@@ -39,25 +40,38 @@ _KNOWN_CONTEXTS = 256
 
 @dataclasses.dataclass(slots=True)
 class Record:
-    """Rows that become one record of the log.
+    """Rows that become one value in the ring.
 
     Attributes:
         context: what it shares with others.
         rows: how many rows.
         time_ms: when they were answered, ms since the epoch.
-        steps: how many times ``plain`` begins with.
-        plain: the times of decoding and of each step, then the small columns; whole words.
-        large: the large columns; views that must not change before the append.
-        length: bytes of the record, its header included; whole words.
+        elapsed_ns: time to decode, then of each step.
+        body: the values, to be joined; views that must not change before the append.
+        size: bytes of the value.
     """
 
     context: LogContext
     rows: int
     time_ms: int
-    steps: int
-    plain: bytes
-    large: Sequence[bytes | memoryview]
-    length: int
+    elapsed_ns: Sequence[int]
+    body: Sequence[bytes | memoryview]
+    size: int
+
+    def values(self, context_number: int) -> Iterator[tuple[int, bytes | memoryview]]:
+        """What to store: the record under 0, large columns as they are, each under its number."""
+        elapsed_ns = self.elapsed_ns
+        is_raw = self.context.shapes is not None
+        form = RAW if is_raw else ARROW
+        head = HEADER.pack(form, len(elapsed_ns), context_number, self.rows, self.time_ms)
+        parts = (head, array("Q", elapsed_ns).tobytes(), *self.body)
+        if not is_raw or self.size < SEPARATE_BYTES:
+            yield 0, b"".join(parts)
+            return
+        yield 0, b"".join([part for part in parts if len(part) < SEPARATE_BYTES])
+        for number, column in enumerate(self.body):
+            if len(column) >= SEPARATE_BYTES:
+                yield number + 1, column
 
 
 class LogEncoder:
@@ -164,37 +178,27 @@ def _runs(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
 
 
 def _record(
-    context: LogContext, rows: int, result: InferResult, values: Sequence[bytes | memoryview]
+    context: LogContext, rows: int, result: InferResult, body: Sequence[bytes | memoryview]
 ) -> Record:
-    elapsed_ns = result.elapsed_ns
-    steps = array("Q", elapsed_ns).tobytes()
-    large: Sequence[bytes | memoryview] = ()
-    if max(map(len, values), default=0) >= LARGE_BYTES:
-        large = [value for value in values if len(value) >= LARGE_BYTES]
-        values = [value for value in values if len(value) < LARGE_BYTES]
-    plain = b"".join((steps, *values))
-    if len(plain) % 8:
-        plain += padding(len(plain))
-    length = HEADER.size + len(plain)
-    for value in large:
-        length += -(-len(value) // 8) * 8
-    return Record(context, rows, result.time_ms, len(elapsed_ns), plain, large, length)
+    size = sum(map(len, body)) + HEADER.size + 8 * len(result.elapsed_ns)
+    return Record(context, rows, result.time_ms, result.elapsed_ns, body, size)
 
 
 def _split_raw(
     context: LogContext, result: InferResult, values: Sequence[bytes | memoryview], max_bytes: int
 ) -> list[Record]:
     rows = result.frame.rows
-    size = sum(map(len, values))
-    if size <= max_bytes or rows == 1:
-        return [_record(context, rows, result, values)]
+    whole = _record(context, rows, result, values)
+    if whole.size <= max_bytes or rows == 1:
+        return [whole]
     views = [memoryview(value) for value in values]
-    step = -(-rows // -(-size // max_bytes))
+    parts = -(-whole.size // max_bytes)
+    step = -(-rows // parts)
     records = []
     for start in range(0, rows, step):
         stop = min(start + step, rows)
-        part = [v[start * s : stop * s] for v, s in zip(views, context.strides, strict=True)]
-        records.append(_record(context, stop - start, result, part))
+        body = [v[start * s : stop * s] for v, s in zip(views, context.strides, strict=True)]
+        records.append(_record(context, stop - start, result, body))
     return records
 
 

@@ -3,9 +3,9 @@
 Rules that hold here:
 - ``append`` commits before it returns: the rows survive ``kill -9`` at any later moment.
 - ``append`` never raises for what the disk does: rows that could not be kept are counted by
-  reason, and keeping resumes by itself (``maintain`` opens what could not be opened).
-- One lock orders the writers. Readers take no lock of theirs, and the files are closed only when
-  no reader is inside (``Gate``).
+  reason, and keeping resumes by itself (``maintain`` reopens what broke).
+- One lock orders the writers. Readers take no lock of theirs, and the environment is closed only
+  when no reader is inside (``Gate``).
 """
 
 from __future__ import annotations
@@ -18,21 +18,23 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import lmdb
 import pyarrow as pa
 
 from engine.errors import EngineError, NotReadyError
-from engine.logring.counters import Counters, RingStats, snapshot
+from engine.logring.counters import Counters, RingStats
 from engine.logring.failures import FAILURE_SCHEMA, Failure, FailureLog, read_failures
+from engine.logring.files import StoreUnavailableError
 from engine.logring.gate import Gate
+from engine.logring.opening import open_store
 from engine.logring.pages import LogPage, PageQuery
 from engine.logring.reader import read_batches, read_page
 from engine.logring.record import MAX_COLUMN_BYTES, LogEncoder, Record
-from engine.logring.store import StoreUnavailableError, open_store
+from engine.logring.store import Store
 from engine.logring.sync import LogSync
 from engine.logring.writer import RowWriter
 
 if TYPE_CHECKING:
-    from engine.logring.store import Store
     from engine.values import InferResult, PipelineIdentity
 
 __all__ = ["LogRing"]
@@ -40,14 +42,14 @@ __all__ = ["LogRing"]
 log = logging.getLogger("sagitta")
 
 _RECORD_BYTES = 2 << 20  # larger answers are split; measured best from 1 row to 10,000 and mixed
-_SEGMENT_SHARE = 4  # and so that the end of a segment is not left empty
+_SLACK_BYTES = 64  # of LMDB's own in the pages of a value
 _CLOSED = "closed"
 
 
 class LogRing:
     """The log of one engine. Any thread may call any method.
 
-    ``_writer`` and ``_dirty`` belong to the holder of ``_lock``; others only look.
+    ``_writer``, ``_broken`` and ``_dirty`` belong to the holder of ``_lock``; others only look.
     """
 
     def __init__(
@@ -76,6 +78,7 @@ class LogRing:
         self._gate = Gate(is_open=False)
         self._lock = threading.Lock()
         self._writer: RowWriter | None = None
+        self._broken = False
         self._dirty = False
         self._closed: str | None = None  # why there is no writer, in one word
         self._failing: str | None = None  # why the last append kept nothing
@@ -86,7 +89,7 @@ class LogRing:
     # -- writing -------------------------------------------------------------------------------
 
     def append(self, results: Sequence[InferResult]) -> int:
-        """Keep the rows of some answers, by one call to the system but where a file is full.
+        """Keep the rows of some answers, in one transaction but for what is large for the ring.
 
         Args:
             results: answers in the order in which their rows are to be read; their arrays must
@@ -101,14 +104,10 @@ class LogRing:
             rows = sum([result.frame.rows for result in results])
             self._not_kept(rows, self._closed or _CLOSED)
             return 0
-        record_bytes = min(_RECORD_BYTES, writer.most_bytes // _SEGMENT_SHARE)
+        largest = writer.largest_record_bytes
         records: list[Record] = []
         for result in results:
-            try:
-                records += self._encoder.encode(result, record_bytes)
-            except (EngineError, ValueError, TypeError, OverflowError) as error:
-                # an answer that has no form as records, e.g. an output that is not a value per row
-                self._not_kept(result.frame.rows, "no_record_form", error)
+            records += self._encode(result, largest)
         if not records:
             return 0
         with self._lock:
@@ -117,25 +116,42 @@ class LogRing:
                 self._counters.committed(kept, time.perf_counter_ns() - started)
         return kept
 
+    def _encode(self, result: InferResult, largest: int) -> list[Record]:
+        try:
+            records = self._encoder.encode(result, min(_RECORD_BYTES, largest) - _SLACK_BYTES)
+        except (EngineError, ValueError, TypeError, OverflowError) as error:
+            # an answer that has no form as records, e.g. an output that is not one value per row
+            self._not_kept(result.frame.rows, "no_record_form", error)
+            return []
+        if len(records) == 1 and records[0].size <= largest:
+            return records
+        if any(record.size > largest for record in records):
+            too_large = sum([record.rows for record in records if record.size > largest])
+            self._not_kept(too_large, "too_large")
+            records = [record for record in records if record.size <= largest]
+        return records
+
     def _append(self, records: list[Record]) -> int:
         writer = self._writer
-        if writer is None:
-            self._not_kept(sum([record.rows for record in records]), self._closed or _CLOSED)
+        rows, kept = sum([record.rows for record in records]), 0
+        if writer is None or self._broken:
+            self._not_kept(rows, self._closed or "disk")
             return 0
-        first = writer.next_row
         try:
-            left_out = writer.append(records)
-        except OSError as error:
-            kept = writer.next_row - first
-            self._not_kept(sum([record.rows for record in records]) - kept, "disk", error)
+            for portion in writer.portions(records):
+                writer.append(portion)
+                self._dirty = True
+                kept += sum([record.rows for record in portion])
+        except lmdb.MapFullError as error:
+            self._not_kept(rows - kept, "map_full", error)
+        except lmdb.Error as error:
+            # a full disk may take the next commit; after anything else the file is opened anew
+            self._broken = not isinstance(error, lmdb.DiskError)
+            self._not_kept(rows - kept, "disk", error)
         else:
-            kept = writer.next_row - first
-            if left_out:
-                self._not_kept(left_out, "too_large")
-            elif self._failing is not None:
+            if self._failing is not None:
                 self._failing = None
                 log.warning("the inference log keeps rows again")
-        self._dirty = True
         return kept
 
     def _not_kept(self, rows: int, reason: str, error: Exception | None = None) -> None:
@@ -158,26 +174,23 @@ class LogRing:
     def mark_uploaded(self, row: int) -> None:
         """Note that every row before ``row`` is safe elsewhere: such rows leave without loss."""
         with self._lock:
-            if self._writer is None:
+            if self._writer is None or self._broken:
                 return
-            store = self._writer.store
-            store.uploaded_to = row
             try:
-                store.write_state(self._writer.next_row, is_durable=False)
-            except OSError as error:
+                self._writer.mark_uploaded(row)
+            except lmdb.Error as error:
                 log.warning("the upload position could not be noted: %s", error)
 
     # -- opening, maintaining, closing ---------------------------------------------------------
 
     def _open(self) -> None:
         try:
-            store = open_store(self._directory, self._limit_bytes)
+            self._writer = RowWriter(open_store(self._directory, self._limit_bytes), self._counters)
         except StoreUnavailableError as error:
             if self._closed != error.reason:
                 log.error("the inference log is closed (%s): %s", error.reason, error)
             self._closed = error.reason
             return
-        self._writer = RowWriter(store, self._counters)
         log.info(
             "Inference log: %s, at most %d bytes, rows %d to %d",
             self._directory,
@@ -186,49 +199,53 @@ class LogRing:
             self._writer.next_row,
         )
         self._closed = None
+        self._broken = False
         self._gate.open()
 
     def maintain(self) -> None:
-        """Write the failures that wait and bring what was written to the disk.
+        """Write the failures that wait and make every committed row durable; reopen what broke.
 
-        Opens what could not be opened so far. Called about once a second by the thread of
-        ``start``; takes as long as the disk does.
+        Called about once a second by the thread of ``start``; takes as long as the disk does.
         """
         with self._lock:
+            if self._broken:
+                self._shut()
             if self._writer is None and self._closed != _CLOSED:
                 self._open()
-            if self._writer is not None:
-                self._look_after(self._writer.store)
+            if len(self.failures) and self._writer is not None:
+                self._write_failures(self._writer.store)
             dirty, self._dirty = self._dirty, False
         if dirty:
             self._sync()
 
-    def _look_after(self, store: Store) -> None:
-        store.rows.reserve()
-        if len(self.failures):
-            try:
-                self.failures.write(store.failures)
-                self._dirty = True
-            except OSError as error:
-                log.warning("failed requests could not be logged: %s", error)
+    def _write_failures(self, store: Store) -> None:
+        try:
+            with store.env.begin(write=True, buffers=True) as txn:
+                count = self.failures.write(txn, store.failures, store.failure_pages)
+            self.failures.written(count)
+            self._dirty = True
+        except lmdb.Error as error:
+            self._broken = not isinstance(error, lmdb.DiskError | lmdb.MapFullError)
 
     def _sync(self) -> None:
         with self._reading() as writer:
             if writer is None:
                 return
+            next_row = writer.next_row
             try:
-                writer.store.sync(writer.next_row)
+                writer.store.env.sync(True)
+                writer.store.write_state(next_row)
                 self._counters.syncs += 1
-            except OSError as error:
+            except (lmdb.Error, OSError) as error:
                 self._dirty = True
                 log.warning("the inference log could not be synced to the disk: %s", error)
 
     def _shut(self) -> None:
-        """Close the files once no reader is inside; the caller holds the lock."""
+        """Close the environment once no reader is inside; the caller holds the lock."""
         self._gate.shut()
         writer, self._writer = self._writer, None
         if writer is not None:
-            writer.store.close(writer.next_row)
+            writer.store.close(writer.next_row, clean=not self._broken)
 
     def start(self) -> None:
         """Start the thread that calls ``maintain`` once a second."""
@@ -279,10 +296,29 @@ class LogRing:
         with self._reading() as writer:
             if writer is None:
                 return pa.RecordBatch.from_pylist([], schema=FAILURE_SCHEMA)
-            return read_failures(writer.store.failures, start, limit)
+            with writer.store.env.begin(buffers=True) as txn:
+                return read_failures(txn, writer.store.failures, start, limit)
 
     def stats(self) -> RingStats:
         """A snapshot of the counters; takes no lock."""
-        return snapshot(
-            self._counters, self._writer, self.failures, closed=self._closed, failing=self._failing
+        counters, writer = self._counters, self._writer
+        page_bytes = 0 if writer is None else writer.store.page_bytes
+        return RingStats(
+            closed=self._closed,
+            failing=self._failing,
+            rows_kept=counters.rows_kept,
+            rows_evicted=counters.rows_evicted,
+            rows_evicted_before_upload=counters.rows_evicted_before_upload,
+            rows_not_kept=dict(counters.rows_not_kept),
+            first_row=0 if writer is None else writer.first_row,
+            next_row=0 if writer is None else writer.next_row,
+            uploaded_to=None if writer is None else writer.uploaded_to,
+            live_bytes=counters.live_pages * page_bytes,
+            budget_bytes=0 if writer is None else writer.store.budget_pages * page_bytes,
+            commit_count=counters.commit_count,
+            commit_ns=counters.commit_ns,
+            commit_buckets=tuple(counters.commit_buckets),
+            syncs=counters.syncs,
+            failures_kept=self.failures.kept,
+            failures_lost=self.failures.lost,
         )

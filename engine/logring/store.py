@@ -1,273 +1,234 @@
-"""A log's folder: whose it is, what is known of its last use, and its rings of segments.
+"""An open ring on disk: its databases, the keys of its rows, and how much room they take.
 
 Rules that hold here:
-- One process owns the folder (``owner.lock``): row numbers are counted in memory.
-- What full segments say of themselves is believed where nothing can have been lost since: the
-  engine closed the log, or only the engine died and the machine did not (``boot``). After a power
-  cut every record is checked, since a disk may have kept what was written later and not what was
-  written before.
-- Row numbers go on growing whatever was lost: an uploader's position stays meaningful.
+- Rows are in the main database: a record's key is the number of its first row (``ROW_KEY``). A
+  large column has a value of its own behind its record's, under that key and one byte more, so that
+  it is copied once less. A cursor is always at a record, never at such a column.
+- What takes room is counted in pages, never in bytes: that is what LMDB runs out of.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import fcntl
+import functools
 import json
 import logging
 import os
 import pathlib
-import threading
-import time
+import struct
+from typing import TYPE_CHECKING
 
-from engine.errors import ConfigError
-from engine.logring.context import LogContext
-from engine.logring.segments import SegmentRing
+import lmdb
 
-__all__ = ["Store", "StoreUnavailableError", "open_store", "open_to_read"]
+from engine.logring.gate import Gate
+from engine.logring.header import read_header
+
+if TYPE_CHECKING:
+    from lmdb import Cursor, _Database
+
+    from engine.logring.context import LogContext
+
+    Txn = lmdb.Transaction[memoryview]
+    Database = _Database
+
+__all__ = [
+    "ROW_KEY",
+    "ROW_KEY_BASE",
+    "Store",
+    "evict",
+    "file_stamp",
+    "first_row",
+    "pages",
+    "row_key",
+    "row_of",
+    "stop_row",
+    "to_last",
+    "to_next",
+    "to_previous",
+]
 
 log = logging.getLogger("sagitta")
 
-MIN_LIMIT_BYTES = 1 << 20
-_OVERHEAD_BYTES = 32 << 10  # owner.lock, state.json and the folder itself
-_FAILURES_SHARE = 32  # part of the limit that failed requests may take
-_FAILURES_BYTES = 8 << 20
-_SEGMENTS = 16
-_SEGMENT_BYTES = 64 << 20  # a larger limit has more segments instead of larger ones
-_MOST_SEGMENTS = 256  # each is an open file
-_ROW_GAP = 1 << 20  # rows that may have been numbered after state.json was last written
-_DAMAGES_TOLD = 100
-_BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
-
-
-class StoreUnavailableError(Exception):
-    """The log cannot be opened now; trying again later may help.
-
-    Attributes:
-        reason: one word for counters: ``in_use`` or ``disk``.
-    """
-
-    def __init__(self, reason: str, text: str) -> None:
-        super().__init__(text)
-        self.reason = reason
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class _State:
-    """What was noted about a log.
-
-    Attributes:
-        next_row: the row that numbering had reached, or a little less.
-        uploaded_to: the row that an uploader sends next; None where there never was one.
-        boot: the machine's start that this is of.
-        is_closed: the log was closed, and everything is on the disk.
-    """
-
-    next_row: int
-    uploaded_to: int | None
-    boot: str
-    is_closed: bool
-
-    @classmethod
-    def read(cls, directory: pathlib.Path) -> _State | None:
-        """What is noted; None where nothing is, or nothing that can be read."""
-        try:
-            state = json.loads((directory / "state.json").read_bytes())
-            uploaded_to = state["uploaded_to"]
-            return cls(
-                int(state["next_row"]),
-                None if uploaded_to is None else int(uploaded_to),
-                str(state["boot"]),
-                state["is_closed"] is True,
-            )
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
+ROW_KEY = struct.Struct(">Q")
+# Row keys sort after the names of the named databases, which LMDB keeps in the same tree: so the
+# newest row is always the last key, and appending never splits a page in half.
+ROW_KEY_BASE = 1 << 63
+_FIRST_KEY = ROW_KEY.pack(ROW_KEY_BASE)
 
 
 @dataclasses.dataclass(slots=True)
 class Store:
-    """An open log on disk.
+    """An open ring on disk.
 
     Attributes:
         directory: the folder that holds it.
+        env: the environment; rows are in its main database under ``ROW_KEY``.
+        contexts: what many records share, by number.
+        failures: failed requests, by number.
+        about: marks, by name.
+        map_bytes: upper bound of ``data.mdb``.
+        page_bytes: LMDB's page size.
+        floor_row: no new row may have a smaller number, whatever the file holds.
         owner: descriptor that holds the lock on the folder.
-        rows: answered rows.
-        failures: failed requests.
-        first_new_row: number of the next row.
-        uploaded_to: the row that an uploader sends next; None where there never was one.
-        known_contexts: contexts that were read, by their segment and place.
+        disorder_ms: the largest step back that the clock has made between two rows.
+        reads: every read transaction is inside it while it lasts, so that a writer without room can
+            wait for what they pin.
+        known_contexts: contexts that were read, by number.
+        damaged_rows: where damaged records were met; each is told once.
     """
 
     directory: pathlib.Path
+    env: lmdb.Environment
+    contexts: Database
+    failures: Database
+    about: Database
+    map_bytes: int
+    page_bytes: int
+    floor_row: int
     owner: int
-    rows: SegmentRing
-    failures: SegmentRing
-    first_new_row: int = 0
-    uploaded_to: int | None = None
-    known_contexts: dict[object, LogContext] = dataclasses.field(default_factory=dict)
-    _damaged_rows: set[int] = dataclasses.field(default_factory=set)
-    _state_lock: threading.Lock = dataclasses.field(default_factory=threading.Lock)
+    disorder_ms: int = 0
+    reads: Gate = dataclasses.field(default_factory=functools.partial(Gate, is_open=True))
+    known_contexts: dict[int, LogContext] = dataclasses.field(default_factory=dict)
+    damaged_rows: set[int] = dataclasses.field(default_factory=set)
 
-    def tell_damage(self, row: int, what: str) -> None:
-        """Say once that the records from a row on cannot be read."""
-        if row not in self._damaged_rows and len(self._damaged_rows) < _DAMAGES_TOLD:
-            self._damaged_rows.add(row)
-            log.error("the inference log is damaged at row %d: %s", row, what)
+    @property
+    def data_path(self) -> pathlib.Path:
+        """The file that holds the rows."""
+        return self.directory / "data.mdb"
 
-    def write_state(self, next_row: int, *, is_closed: bool = False, is_durable: bool) -> None:
-        """Note where numbering and uploading stand.
+    @property
+    def failure_pages(self) -> int:
+        """Pages that the log of failures may take, out of the half that may be live."""
+        return max(8, self.map_bytes // self.page_bytes // 32)
+
+    @property
+    def budget_pages(self) -> int:
+        """Pages that rows and their contexts may take."""
+        return self.map_bytes // self.page_bytes // 2 - self.failure_pages - 4
+
+    def write_state(self, next_row: int, *, closed: bool = False) -> None:
+        """Note where numbering stands and, once closed, what the file looked like.
 
         Args:
             next_row: number of the next row.
-            is_closed: all segments are on the disk, and nothing is written any more.
-            is_durable: return only once this is on the disk.
-
-        Raises:
-            OSError: the disk refuses.
+            closed: the environment is closed and synced: the file may be trusted while it is the
+                same file, of the same size, untouched.
         """
-        state = _State(next_row, self.uploaded_to, _boot(), is_closed)
+        state: dict[str, object] = {"next_row": next_row}
+        if closed:
+            state["closed"] = file_stamp(self.data_path)
         temporary = self.directory / "state.json.new"
-        with self._state_lock, temporary.open("w") as file:
-            json.dump(dataclasses.asdict(state), file)
-            if is_durable:
-                file.flush()
-                os.fsync(file.fileno())
+        temporary.write_text(json.dumps(state))
         temporary.replace(self.directory / "state.json")
-        if is_durable:
-            folder = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-
-    def sync(self, next_row: int) -> None:
-        """Bring everything that was written to the disk, then note how far it goes.
-
-        Raises:
-            OSError: the disk refuses.
-        """
-        self.rows.sync()
-        self.failures.sync()
-        self.write_state(next_row, is_durable=True)
-
-    def close(self, next_row: int) -> None:
-        """Sync, close, and give the folder back; nobody may be reading or writing."""
-        try:
-            self.sync(next_row)
-            self.write_state(next_row, is_closed=True, is_durable=True)
-        except OSError as error:
-            log.warning("the inference log could not be closed cleanly: %s", error)
-        finally:
-            self.release()
 
     def release(self) -> None:
-        """Close the files and give the folder back; nobody may be reading."""
-        self.rows.close()
-        self.failures.close()
+        """Close what was opened to read."""
+        self.env.close()
         os.close(self.owner)
 
+    def close(self, next_row: int, *, clean: bool) -> None:
+        """Sync, close, and give the folder back; no thread may be using the environment.
 
-def open_store(directory: pathlib.Path, limit_bytes: int) -> Store:
-    """Open the log under a folder, or make it.
-
-    Args:
-        directory: created with mode 0700 where it is missing.
-        limit_bytes: bound of everything under the folder; at least 1 MiB.
-
-    Returns:
-        The store, owned by this process.
-
-    Raises:
-        ConfigError: the limit is too small.
-        StoreUnavailableError: another process has it, or the disk refuses.
-    """
-    if limit_bytes < MIN_LIMIT_BYTES:
-        raise ConfigError(
-            f"LOCAL_INFERENCE_STORAGE is {limit_bytes} bytes: the log needs at least 1Mi"
-        )
-    store = None
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        store = _describe(directory, limit_bytes, os.O_RDWR | os.O_CREAT)
-        _load(store, os.O_RDWR)
-        store.rows.fit()
-        store.failures.fit()
-        store.write_state(store.first_new_row, is_durable=True)
-    except OSError as error:
-        if store is not None:
-            store.release()
-        raise StoreUnavailableError("disk", f"{directory}: {error}") from error
-    if not (store.rows.is_reserved and store.failures.is_reserved):
-        log.warning(
-            "the inference log could not reserve its %d bytes: rows are dropped and counted "
-            "whenever the disk is full",
-            limit_bytes,
-        )
-    return store
+        Args:
+            next_row: number of the next row.
+            clean: whether all went well: then the file is trusted at the next start.
+        """
+        try:
+            self.env.sync(True)
+            self.env.close()
+            if clean:
+                self.write_state(next_row, closed=True)
+        except (lmdb.Error, OSError) as error:
+            log.warning("the inference log could not be closed cleanly: %s", error)
+        finally:
+            self.env.close()
+            os.close(self.owner)
 
 
-def open_to_read(directory: pathlib.Path) -> Store:
-    """Open the log of an engine that does not run, without changing anything in it.
+def file_stamp(path: pathlib.Path) -> list[int]:
+    """What tells whether a file was touched: inode, size, time of the last change in ns."""
+    status = path.stat()
+    return [status.st_ino, status.st_size, status.st_mtime_ns]
 
-    Args:
-        directory: the log's folder; may be on a read-only disk.
 
-    Returns:
-        The store; its lock keeps an engine from starting on it meanwhile.
+def pages(txn: Txn, db: Database | None = None) -> int:
+    """Pages that a database takes; without one, the pages of the rows."""
+    stat = txn.stat() if db is None else txn.stat(db)
+    return stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
+
+
+def first_row(txn: Txn) -> int | None:
+    """Number of the oldest row; None where there is no row."""
+    cursor = txn.cursor()
+    return row_of(cursor) if cursor.set_range(_FIRST_KEY) else None
+
+
+def stop_row(txn: Txn) -> int:
+    """The row after the newest one; 0 where there is no row.
 
     Raises:
-        StoreUnavailableError: there is none, or an engine has it.
+        ValueError: the newest record is damaged.
     """
-    if not (directory / "owner.lock").is_file():
-        raise StoreUnavailableError("disk", f"{directory} holds no inference log")
-    store = None
-    try:
-        store = _describe(directory, MIN_LIMIT_BYTES, os.O_RDONLY)
-        _load(store, os.O_RDONLY)
-    except OSError as error:
-        if store is not None:
-            store.release()
-        raise StoreUnavailableError("disk", f"{directory}: {error}") from error
-    return store
+    cursor = txn.cursor()
+    return row_of(cursor) + read_header(cursor.value()).rows if to_last(cursor) else 0
 
 
-def _describe(directory: pathlib.Path, limit_bytes: int, flags: int) -> Store:
-    """Lock the folder and share the limit out."""
-    owner = os.open(directory / "owner.lock", flags | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError as error:
-        os.close(owner)
-        raise StoreUnavailableError("in_use", f"{directory} belongs to a running engine") from error
-    failures_bytes = min(limit_bytes // _FAILURES_SHARE, _FAILURES_BYTES)
-    rows_bytes = limit_bytes - _OVERHEAD_BYTES - failures_bytes
-    count = min(max(_SEGMENTS, rows_bytes // _SEGMENT_BYTES), _MOST_SEGMENTS)
-    return Store(
-        directory,
-        owner,
-        SegmentRing(directory, "rows", rows_bytes, count),
-        SegmentRing(directory, "failures", failures_bytes, 2),
-    )
+def row_key(row: int) -> bytes:
+    """The key of the record that begins with a row."""
+    return ROW_KEY.pack(ROW_KEY_BASE + row)
 
 
-def _load(store: Store, flags: int) -> None:
-    state = _State.read(store.directory)
-    is_trusted = state is not None and (state.is_closed or state.boot == _boot())
-    store.rows.load(is_trusted=is_trusted, flags=flags)
-    store.failures.load(is_trusted=is_trusted, flags=flags)
-    stop_row = store.rows.stop_row
-    if state is None:
-        store.first_new_row = stop_row and stop_row + _ROW_GAP
-        return
-    store.uploaded_to = state.uploaded_to
-    store.first_new_row = max(stop_row, state.next_row, state.uploaded_to or 0)
-    if not state.is_closed and (not is_trusted or stop_row < state.next_row):
-        store.first_new_row += _ROW_GAP
+def row_of(cursor: Cursor[memoryview]) -> int:
+    """The first row of the record that the cursor is at."""
+    return int(ROW_KEY.unpack_from(cursor.key())[0]) - ROW_KEY_BASE
 
 
-def _boot() -> str:
-    """What tells one start of the machine from another."""
-    try:
-        return _BOOT_ID.read_text().strip()
-    except OSError:
-        return f"unknown-{os.getpid()}-{time.time_ns()}"  # like no other: nothing is believed
+def to_next(cursor: Cursor[memoryview]) -> bool:
+    """Move to the next record; False where there is none."""
+    while cursor.next():
+        if len(cursor.key()) == ROW_KEY.size:
+            return True
+    return False
+
+
+def to_previous(cursor: Cursor[memoryview]) -> bool:
+    """Move to the record before; False where there is none."""
+    return bool(cursor.prev()) and _to_own_record(cursor)
+
+
+def to_last(cursor: Cursor[memoryview]) -> bool:
+    """Move to the newest record; False where there is none."""
+    return bool(cursor.last()) and _to_own_record(cursor)
+
+
+def _to_own_record(cursor: Cursor[memoryview]) -> bool:
+    """From a record or one of its columns to the record; False from what is no row."""
+    key = bytes(cursor.key())
+    return key >= _FIRST_KEY and bool(cursor.set_range(key[: ROW_KEY.size]))
+
+
+def evict(txn: Txn, count: int, page_bytes: int) -> int:
+    """Delete the oldest records until about this many pages are free.
+
+    Args:
+        txn: a write transaction.
+        count: how many pages to free; the caller measures again afterwards.
+        page_bytes: LMDB's page size.
+
+    Returns:
+        How many values were deleted; 0 where no row is left.
+    """
+    wanted = count * page_bytes
+    freed = deleted = 0
+    cursor = txn.cursor()
+    if not cursor.set_range(_FIRST_KEY):
+        return 0
+    while freed < wanted or len(cursor.key()) > ROW_KEY.size:
+        size = len(cursor.value())  # 0 behind the last record: no value is empty
+        if not size:
+            break
+        # a value of half a page or more has pages of its own
+        freed += size + 24 if size < page_bytes // 2 else -(-(size + 16) // page_bytes) * page_bytes
+        cursor.delete()
+        deleted += 1
+    return deleted

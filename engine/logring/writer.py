@@ -1,32 +1,39 @@
-"""Writing records into an open store: number, evict where room is needed, append.
+"""Writing rows into an open store: number, evict, append, in one transaction.
 
 Rules that hold here:
-- Called under the log's lock.
-- What one ``append`` brings is written by one call to the system where it fits into the segment:
-  that call is what makes it survive the process.
-- A context is stored once in each segment that needs it, ahead of its records, and so leaves with
-  them.
+- Called under the ring's lock; the thread that begins a transaction commits it.
+- What a transaction did counts only once it is committed: fields change after that.
+- Live pages stay at half of the map: LMDB copies pages before it changes them, freed ones come
+  back two commits later, and a map with less room to spare can be full even for a delete.
 """
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from engine.logring.layout import HEADER, pack, padding
+import lmdb
+
+from engine.logring.contexts import ContextTable
+from engine.logring.store import Store, evict, first_row, pages, row_key, stop_row
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
-
-    from engine.logring.context import LogContext
     from engine.logring.counters import Counters
     from engine.logring.record import Record
-    from engine.logring.segment import Segment
-    from engine.logring.store import Store
+    from engine.logring.store import Txn
 
 __all__ = ["RowWriter"]
 
-_MOST_PARTS = 512  # the system takes 1,024 at a time
-_JOINED_BYTES = 1 << 16  # less is joined first: one copy costs less than many parts
+_RECORD_SHARE = 16  # no record takes more than this part of the map
+_PORTION_SHARE = 8  # no transaction writes more than this part of the map
+_MAP_FULL_TRIES = 6
+_AHEAD_PAGES = 64  # evict a little ahead, so that most appends need not evict at all
+_NODE_BYTES = 24  # what LMDB adds to a small value: key, node and slot
+_UPLOADED_TO = b"uploaded_to"
+_DISORDER_MS = b"disorder_ms"
+_PATIENCE_S = 1.0  # for readers to leave
+_JITTER_MS = 1_000  # answers are logged in about the order of their times
 
 
 class RowWriter:
@@ -36,130 +43,169 @@ class RowWriter:
         store: the open store.
         next_row: number of the next row.
         first_row: number of the oldest row; ``next_row`` where there is none.
+        uploaded_to: the row that an uploader sends next; None where there never was one.
     """
 
     def __init__(self, store: Store, counters: Counters) -> None:
         self.store = store
-        self.next_row = store.first_new_row
-        oldest = store.rows.first_row
-        self.first_row = self.next_row if oldest is None else oldest
         self._counters = counters
-        self._segment: Segment | None = None  # None: the next record begins one
-        if oldest is not None and store.rows.stop_row == self.next_row:
-            self._segment = store.rows.live[-1]
-        self._places: dict[LogContext, int] = {}  # where the segment has them
-        self._parts: list[bytes | memoryview] = []  # what is to be written
-        self._end = self._segment.tail[0] if self._segment else 0  # of it, once that is written
-        self._row = self.next_row  # the next one, once that is written
+        self._contexts = ContextTable()
+        self._budget_pages = store.budget_pages
+        self._portion_pages = store.map_bytes // store.page_bytes // _PORTION_SHARE
+        with store.env.begin(buffers=True) as txn:
+            stop, oldest = stop_row(txn), first_row(txn)
+            self.next_row = max(stop, store.floor_row)
+            self.first_row = self.next_row if oldest is None else oldest
+            self._contexts.load(txn, store.contexts, self.next_row)
+            self.uploaded_to = _mark(txn, store, _UPLOADED_TO)
+            store.disorder_ms = _mark(txn, store, _DISORDER_MS) or _JITTER_MS
+            self._newest_ms = 0
+            counters.live_pages = pages(txn) + self._contexts.pages
 
     @property
-    def most_bytes(self) -> int:
-        """What a record and its context may take together."""
-        return self.store.rows.most_bytes
+    def largest_record_bytes(self) -> int:
+        """A record with more bytes is not kept."""
+        return self.store.map_bytes // _RECORD_SHARE
 
-    def append(self, records: Iterable[Record]) -> int:
-        """Append records, oldest rows out where room is needed.
+    def portions(self, records: list[Record]) -> list[list[Record]]:
+        """Records as portions that fit one transaction each; nearly always it is one.
+
+        What a transaction evicts is free two transactions later, so what it writes has to find
+        room beside the live pages and those that the one before it gave up.
+        """
+        most = self._portion_pages
+        if _pages(records, self.store.page_bytes) <= most:
+            return [records]
+        portions: list[list[Record]] = [[]]
+        for record in records:
+            if portions[-1] and _pages([*portions[-1], record], self.store.page_bytes) > most:
+                portions.append([])
+            portions[-1].append(record)
+        return portions
+
+    def append(self, records: Sequence[Record]) -> None:
+        """Append a portion of records, oldest rows out where room is needed.
 
         Args:
-            records: in row order.
-
-        Returns:
-            How many rows were left out because they are larger than the log can keep.
+            records: at least one, none larger than ``largest_record_bytes``.
 
         Raises:
-            OSError: the disk refuses; rows from ``next_row`` on were not written.
+            lmdb.MapFullError: there is no room even after evicting a few times.
+            lmdb.Error: the disk refuses; nothing was written.
         """
-        left_out = 0
         try:
-            for record in records:
-                if not self._add(record):
-                    left_out += record.rows
-            self._flush()
-        except OSError:
-            self._parts.clear()
-            self._places.clear()
-            self._row = self.next_row
-            self._end = self._segment.tail[0] if self._segment else 0
+            self._commit(records)
+        except lmdb.MapFullError:
+            # a reader that the machine has put to sleep may be pinning what was freed meanwhile
+            with self.store.reads.paused(timeout_s=_PATIENCE_S):
+                self._commit_in_full_map(records)
+
+    def _commit_in_full_map(self, records: Sequence[Record]) -> None:
+        for left in reversed(range(_MAP_FULL_TRIES)):
+            try:
+                self._commit(records)
+            except lmdb.MapFullError:
+                if not left:
+                    raise
+                self._evict_apart()
+            else:
+                return
+
+    def _commit(self, records: Sequence[Record]) -> None:
+        try:
+            self._write(records)
+        except BaseException:
+            self._contexts.roll_back()
             raise
-        return left_out
 
-    def _add(self, record: Record) -> bool:
-        """Number a record and add it to what is to be written; False where it is too large."""
-        context, length = record.context, record.length
-        place = self._places.get(context)
-        need = length if place is not None else length + _context_bytes(context)
-        segment = self._segment
-        if segment is None or self._end + need > segment.file.size_bytes:
-            if length + _context_bytes(context) > self.most_bytes:
-                return False
-            segment, place = self._advance(), None
-        if place is None:
-            place = self._add_context(context, segment.salt)
-        plain, time_ms = record.plain, record.time_ms
-        fields = (
-            length,
-            self._row,
-            time_ms,
-            place,
-            record.rows,
-            HEADER.size + len(plain),
-            record.steps,
-            0,
-        )
-        parts = self._parts
-        parts += pack(fields, plain, record.large, segment.salt)
-        parts.append(plain)
-        for value in record.large:
-            parts.append(value)
-            if len(value) % 8:
-                parts.append(padding(len(value)))
-        self._end += length
-        self._row += record.rows
-        segment.note_time(time_ms)
-        if len(parts) > _MOST_PARTS:
-            self._flush()
-        return True
+    def _write(self, records: Sequence[Record]) -> None:
+        store = self.store
+        first, row = self.first_row, self.next_row
+        need = _pages(records, store.page_bytes)
+        live = self._counters.live_pages + need  # at most: most rows share a page with others
+        with store.env.begin(write=True, buffers=True) as txn:
+            if live > self._budget_pages:
+                live, first = self._evict(txn, need)
+            self._note_disorder(txn, records)
+            stop = row + sum([record.rows for record in records])
+            context, number = None, 0
+            for record in records:
+                if record.context is not context:  # answers of one run share theirs
+                    context = record.context
+                    number = self._contexts.number(txn, store.contexts, context, stop)
+                key = row_key(row)
+                for part, value in record.values(number):
+                    txn.put(key + bytes([part]) if part else key, value, append=True)
+                row += record.rows
+        self._contexts.commit()
+        if first != self.first_row:
+            self._counters.evicted(self.first_row, first, self.uploaded_to)
+            self.first_row = first
+        self._counters.live_pages = live
+        self.next_row = row
 
-    def _add_context(self, context: LogContext, salt: int) -> int:
-        """Add a context to what is to be written: where it will be."""
-        place, blob = self._end, context.blob
-        plain = blob + padding(len(blob))
-        length = HEADER.size + len(plain)
-        fields = (length, self._row, 0, len(blob), 0, length, 0, 0)
-        self._parts += pack(fields, plain, (), salt)
-        self._parts.append(plain)
-        self._places[context] = place
-        self._end += length
-        return place
+    def _evict(self, txn: Txn, need: int) -> tuple[int, int]:
+        """Measure, and evict until there is room and a little more: live pages, first row."""
+        store = self.store
+        ahead = min(max(_AHEAD_PAGES, 4 * need), self._budget_pages // 64)
+        while True:
+            live = pages(txn) + self._contexts.pages + need
+            excess = live - self._budget_pages
+            if excess <= 0 or not evict(txn, excess + ahead, store.page_bytes):
+                break
+        oldest = first_row(txn)
+        first = self.next_row if oldest is None else oldest
+        self._contexts.forget(txn, store.contexts, first)
+        return live, first
 
-    def _flush(self) -> None:
-        """Write what was added."""
-        parts, segment = self._parts, self._segment
-        if not parts or segment is None:
-            return
-        if self._end - segment.tail[0] < _JOINED_BYTES:
-            parts = [b"".join(parts)]
-        segment.write(parts, (self._end, self._row))
-        self._parts = []
-        self.next_row = self._row
+    def _evict_apart(self) -> None:
+        """Give a full map room to breathe, in a transaction as small as can be."""
+        store = self.store
+        first = None
+        with (
+            contextlib.suppress(lmdb.MapFullError),
+            store.env.begin(write=True, buffers=True) as txn,
+        ):
+            evict(txn, 1, store.page_bytes)
+            first = first_row(txn)
+        if first is not None and first != self.first_row:
+            self._counters.evicted(self.first_row, first, self.uploaded_to)
+            self.first_row = first
 
-    def _advance(self) -> Segment:
-        """Begin the next segment; the oldest rows leave where there is no other."""
-        self._flush()
-        self._segment = None
-        self._places.clear()
-        rows = self.store.rows
-        try:
-            segment = rows.advance(self._row)
-        finally:
-            first_row = rows.first_row
-            first_row = self._row if first_row is None else first_row
-            if first_row != self.first_row:
-                self._counters.evicted(self.first_row, first_row, self.store.uploaded_to)
-                self.first_row = first_row
-        self._segment, self._end = segment, segment.tail[0]
-        return segment
+    def _note_disorder(self, txn: Txn, records: Sequence[Record]) -> None:
+        """Keep the largest step back of the clock: finding rows by time depends on it."""
+        store = self.store
+        for record in records:
+            step_back_ms = self._newest_ms - record.time_ms
+            if step_back_ms <= 0:
+                self._newest_ms = record.time_ms
+            elif step_back_ms > store.disorder_ms:
+                store.disorder_ms = step_back_ms
+                txn.put(_DISORDER_MS, step_back_ms.to_bytes(8, "big"), db=store.about)
+
+    def mark_uploaded(self, row: int) -> None:
+        """Note the row that an uploader sends next.
+
+        Raises:
+            lmdb.Error: the disk refuses.
+        """
+        with self.store.env.begin(write=True) as txn:
+            txn.put(_UPLOADED_TO, row.to_bytes(8, "big"), db=self.store.about)
+        self.uploaded_to = row
 
 
-def _context_bytes(context: LogContext) -> int:
-    return HEADER.size + -(-len(context.blob) // 8) * 8
+def _mark(txn: Txn, store: Store, name: bytes) -> int | None:
+    value = txn.get(name, db=store.about)
+    return None if value is None else int.from_bytes(value, "big")
+
+
+def _pages(records: Sequence[Record], page_bytes: int) -> int:
+    """Pages that records may take at most, the ones that hold their keys included."""
+    small = large = 0
+    for record in records:
+        size = record.size
+        if size < page_bytes // 2:
+            small += size + _NODE_BYTES
+        else:
+            large += -(-(size + _NODE_BYTES) // page_bytes) + len(record.body)
+    return large + small // page_bytes + 2

@@ -117,7 +117,7 @@ def test_a_read_only_disk_is_counted_and_keeping_resumes(disk):
 
 def test_a_damaged_file_on_a_read_only_disk_does_not_stop_the_start(disk):
     LogRing(disk / "log", 1 << 20, record_batch).close()
-    os.truncate(disk / "log" / "rows-000", 10_000)
+    os.truncate(disk / "log" / "data.mdb", 10_000)
     mount(disk, "-o", "remount,ro")
 
     ring = LogRing(disk / "log", 1 << 20, record_batch)

@@ -22,6 +22,7 @@ OWNER = {  # third-party package -> the only parts that may import it
     "uvicorn": {"rest", "ops"},
     "pyarrow.flight": {"flight"},
     "onnxruntime": {"sessions"},
+    "lmdb": {"logring"},
     "oras": {"publish"},
     "grpc": {"edge", "ops"},
 }

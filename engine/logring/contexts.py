@@ -1,0 +1,93 @@
+"""The contexts that are on disk: which number each has, and which no row needs any more.
+
+Rules that hold here:
+- Everything happens under the ring's lock, inside its write transaction; ``commit`` or
+  ``roll_back`` follows what became of that.
+- Memory stays bounded however many kinds of request come: blobs are remembered for the most recent
+  kinds only; an older kind is simply stored again under a new number.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import TYPE_CHECKING
+
+from engine.logring.context import LogContext
+from engine.logring.store import pages
+
+if TYPE_CHECKING:
+    from engine.logring.store import Database, Txn
+
+__all__ = ["ContextTable", "number_key"]
+
+_REMEMBERED = 256
+
+
+def number_key(number: int) -> bytes:
+    """The key of a context."""
+    return number.to_bytes(4, "big")
+
+
+class ContextTable:
+    """Numbers contexts, and deletes them once the last row that names them has left."""
+
+    def __init__(self) -> None:
+        self.pages = 0
+        self._numbers: OrderedDict[bytes, int] = OrderedDict()  # most recent last
+        self._last_use: OrderedDict[int, int] = (
+            OrderedDict()
+        )  # number -> row after its last; oldest use first
+        self._next = 0
+        self._added: list[bytes] = []
+
+    def load(self, txn: Txn, db: Database, next_row: int) -> None:
+        """Learn what is stored; any row there is may be using any of it."""
+        self._numbers.clear()
+        self._last_use.clear()
+        for key, blob in txn.cursor(db=db):
+            number = int.from_bytes(key, "big")
+            self._remember(bytes(blob), number)
+            self._last_use[number] = next_row
+        self._next = max(self._last_use, default=-1) + 1
+        self.pages = pages(txn, db)
+
+    def number(self, txn: Txn, db: Database, context: LogContext, row: int) -> int:
+        """The context's number, for records that start before ``row``; stored where it is new."""
+        number = self._numbers.get(context.blob)
+        if number is None or number not in self._last_use:
+            number = self._next
+            self._next += 1
+            txn.put(number_key(number), context.blob, append=True, db=db)
+            self._added.append(context.blob)
+            self._remember(context.blob, number)
+            self.pages = pages(txn, db)
+        self._last_use[number] = row
+        self._last_use.move_to_end(number)
+        return number
+
+    def forget(self, txn: Txn, db: Database, first_row: int) -> None:
+        """Delete the contexts that only rows before ``first_row`` named."""
+        while self._last_use:
+            number, row = next(iter(self._last_use.items()))
+            if row > first_row:
+                break
+            txn.delete(number_key(number), db=db)
+            del self._last_use[number]
+        self.pages = pages(txn, db)
+
+    def commit(self) -> None:
+        """The transaction was committed."""
+        self._added.clear()
+
+    def roll_back(self) -> None:
+        """The transaction came to nothing: what it stored is not there."""
+        for blob in self._added:
+            number = self._numbers.pop(blob, None)
+            if number is not None:
+                self._last_use.pop(number, None)
+        self._added.clear()
+
+    def _remember(self, blob: bytes, number: int) -> None:
+        self._numbers[blob] = number
+        if len(self._numbers) > _REMEMBERED:
+            self._numbers.popitem(last=False)

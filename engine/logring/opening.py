@@ -1,0 +1,248 @@
+"""Opening the ring's files: checked, sized and owned before they are trusted.
+
+Rules that hold here:
+- Nothing of ``data.mdb`` is mapped into memory before it was checked: a truncated or damaged map is
+  a SIGBUS or worse, so what fails the check is set aside as ``data.mdb.bad-<time>``.
+- All files together stay within the limit, the one that was set aside included. The space is
+  allocated at once where the file system can, so a full disk elsewhere does not reach the ring.
+- ``writemap`` is never used: with it a full disk is a SIGBUS. ``sync`` is off: a commit survives
+  the process (the page cache has it), and ``LogRing.maintain`` makes it survive the machine.
+- One process owns the folder (``owner.lock``): row numbers are counted in memory, so two would
+  overwrite each other.
+- Row numbers go on growing after a file was set aside: an uploader's position stays meaningful.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import pathlib
+
+import lmdb
+import lmdb.verify
+
+from engine.errors import ConfigError
+from engine.logring.files import (
+    StoreUnavailableError,
+    find_damage,
+    own_folder,
+    read_state,
+    set_aside,
+)
+from engine.logring.store import Store, evict, first_row, pages, stop_row
+
+__all__ = ["open_store", "open_to_read"]
+
+log = logging.getLogger("sagitta")
+
+MIN_LIMIT_BYTES = 1 << 20  # below this LMDB's own pages leave no room to work with
+OVERHEAD_BYTES = 64 << 10  # lock.mdb, owner.lock, state.json and the folder itself
+LOCK_BYTES = 8192  # of lock.mdb, with LMDB's default of 126 readers
+ROW_GAP = 1 << 20  # rows that may have been numbered after state.json was last written
+
+_FORMAT = b"sagitta-log-1"
+_REFUSED = (
+    lmdb.InvalidError,
+    lmdb.CorruptedError,
+    lmdb.VersionMismatchError,
+    lmdb.IncompatibleError,
+    lmdb.PageNotFoundError,
+)
+
+
+def open_store(directory: pathlib.Path, limit_bytes: int) -> Store:
+    """Open the ring under a folder, or make it.
+
+    Args:
+        directory: created with mode 0700 where it is missing.
+        limit_bytes: bound of everything under the folder; at least ``MIN_LIMIT_BYTES``.
+
+    Returns:
+        The store, owned by this process.
+
+    Raises:
+        ConfigError: the limit is too small.
+        StoreUnavailableError: another process has it, or the disk refuses.
+    """
+    if limit_bytes < MIN_LIMIT_BYTES:
+        raise ConfigError(
+            f"LOCAL_INFERENCE_STORAGE is {limit_bytes} bytes: the log needs at least 1Mi"
+        )
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        owner = own_folder(directory)
+    except OSError as error:
+        raise StoreUnavailableError("disk", f"{directory}: {error.strerror}") from error
+    try:
+        return _open_owned(directory, limit_bytes, owner)
+    except BaseException as error:
+        os.close(owner)
+        if isinstance(error, OSError | lmdb.Error):
+            raise StoreUnavailableError("disk", f"{directory}: {error}") from error
+        raise
+
+
+def open_to_read(directory: pathlib.Path) -> Store:
+    """Open the ring of an engine that does not run, without changing anything in it.
+
+    Args:
+        directory: the ring's folder; may be on a read-only disk.
+
+    Returns:
+        The store; its lock keeps an engine from starting on it meanwhile.
+
+    Raises:
+        StoreUnavailableError: there is none, an engine has it, or it is damaged.
+    """
+    data = directory / "data.mdb"
+    if not data.is_file():
+        raise StoreUnavailableError("disk", f"{directory} holds no inference log")
+    try:
+        owner = own_folder(directory, os.O_RDONLY)
+    except OSError as error:
+        raise StoreUnavailableError("disk", f"{directory}: {error}") from error
+    try:
+        damage = find_damage(data, read_state(directory)[1])
+        if damage is not None:
+            raise StoreUnavailableError("disk", f"{data} is damaged: {damage}")
+        env = lmdb.open(
+            str(directory), readonly=True, lock=False, max_dbs=3, create=False, lib_version=0
+        )
+        return Store(
+            directory=directory,
+            env=env,
+            contexts=env.open_db(b"contexts", create=False),
+            failures=env.open_db(b"failures", create=False),
+            about=env.open_db(b"about", create=False),
+            map_bytes=env.info()["map_size"],
+            page_bytes=env.stat()["psize"],
+            floor_row=0,
+            owner=owner,
+        )
+    except BaseException as error:
+        os.close(owner)
+        if isinstance(error, OSError | lmdb.Error):
+            raise StoreUnavailableError("disk", f"{directory}: {error}") from error
+        raise
+
+
+def _open_owned(directory: pathlib.Path, limit_bytes: int, owner: int) -> Store:
+    data = directory / "data.mdb"
+    for leftover in directory.glob("data.mdb.new*"):
+        leftover.unlink()
+    floor, closed = read_state(directory)
+    damage = find_damage(data, closed)
+    if damage is None:
+        try:
+            return _open_checked(directory, limit_bytes, owner, floor)
+        except _REFUSED as error:
+            damage = str(error)
+    set_aside(data, limit_bytes, damage)
+    return _open_checked(directory, limit_bytes, owner, floor + ROW_GAP if floor else 0)
+
+
+def _open_checked(directory: pathlib.Path, limit_bytes: int, owner: int, floor: int) -> Store:
+    aside = sum(path.stat().st_size for path in directory.glob("data.mdb.bad-*"))
+    map_bytes = (limit_bytes - OVERHEAD_BYTES - aside) // 4096 * 4096
+    env = _open_env(directory, map_bytes)
+    if env.info()["map_size"] > map_bytes:  # LMDB keeps a larger map where data lies beyond it
+        _shrink(directory, env, map_bytes)
+        env = _open_env(directory, map_bytes)
+    try:
+        _reserve(directory / "data.mdb", map_bytes)
+        return _adopt(directory, env, map_bytes, owner, floor)
+    except BaseException:
+        env.close()
+        raise
+
+
+def _open_env(directory: pathlib.Path, map_bytes: int) -> lmdb.Environment:
+    # LMDB maps lock.mdb for writing as a file with holes: on a full disk that is a SIGBUS
+    descriptor = os.open(directory / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, LOCK_BYTES)
+    finally:
+        os.close(descriptor)
+    return lmdb.open(
+        str(directory),
+        map_size=map_bytes,
+        max_dbs=3,
+        sync=False,
+        metasync=False,
+        writemap=False,
+        readahead=False,
+        meminit=False,  # pages are written whole by us; zeroing them first costs 10 % of a commit
+        mode=0o600,
+        lib_version=0,  # the 0.9 file format; the other one cannot be read back by this one
+    )
+
+
+def _reserve(data: pathlib.Path, map_bytes: int) -> None:
+    """Give back what lies beyond the map, and allocate what lies within it."""
+    descriptor = os.open(data, os.O_RDWR | os.O_CLOEXEC)
+    try:
+        size = os.fstat(descriptor).st_size
+        if size > map_bytes:
+            os.ftruncate(descriptor, map_bytes)
+            return
+        try:
+            os.posix_fallocate(descriptor, 0, map_bytes)
+        except OSError as error:
+            os.ftruncate(descriptor, size)  # gives back what a failed attempt had taken
+            log.warning(
+                "the inference log could not reserve its %d bytes (%s): rows are dropped and "
+                "counted whenever the disk is full",
+                map_bytes,
+                error.strerror,
+            )
+    finally:
+        os.close(descriptor)
+
+
+def _adopt(
+    directory: pathlib.Path, env: lmdb.Environment, map_bytes: int, owner: int, floor: int
+) -> Store:
+    env.reader_check()  # slots of readers that were killed
+    about = env.open_db(b"about")
+    with env.begin(write=True, buffers=True) as txn:
+        known = txn.get(b"format", db=about)
+        if known is None and txn.stat(about)["entries"] == 0 and first_row(txn) is None:
+            txn.put(b"format", _FORMAT, db=about)
+        elif known is None or bytes(known) != _FORMAT:
+            raise lmdb.InvalidError("the file was not written by this log")
+        try:
+            stop_row(txn)
+        except ValueError as error:
+            raise lmdb.CorruptedError(f"the newest record is damaged: {error}") from error
+        psize = txn.stat()["psize"]
+    return Store(
+        directory=directory,
+        env=env,
+        contexts=env.open_db(b"contexts"),
+        failures=env.open_db(b"failures"),
+        about=about,
+        map_bytes=map_bytes,
+        page_bytes=psize,
+        floor_row=floor,
+        owner=owner,
+    )
+
+
+def _shrink(directory: pathlib.Path, env: lmdb.Environment, map_bytes: int) -> None:
+    """Evict down to the new size and rewrite the file compactly; the environment gets closed."""
+    rewritten = directory / "data.mdb.new"
+    page_bytes = env.stat()["psize"]
+    budget = map_bytes // page_bytes // 2
+    try:
+        while True:
+            with env.begin(write=True, buffers=True) as txn:
+                excess = pages(txn) - budget
+                if excess <= 0 or evict(txn, min(excess, 4096), page_bytes) == 0:
+                    break
+        with rewritten.open("wb") as file:
+            env.copyfd(file.fileno(), compact=True)
+            os.fsync(file.fileno())
+    finally:
+        env.close()
+    rewritten.replace(directory / "data.mdb")
+    log.info("the inference log was cut down to %d bytes", map_bytes)
