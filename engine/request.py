@@ -142,15 +142,7 @@ def answer(requests: Sequence[InferRequest], metrics: Metrics, log: Log | None) 
             _keep(requests, log)
         requests[0].settle()
         return
-    live = []
-    now_ns = time.monotonic_ns()
-    for request in requests:
-        if request.queued_ns:
-            request.queue_ns = now_ns - request.queued_ns
-            if request.is_gone():
-                metrics.record_cancelled()
-                continue
-        live.append(request)
+    live = [request for request in requests if not _is_dropped(request, metrics)]
     if len(live) == 1:
         _run_alone(live[0])
     elif live:
@@ -160,6 +152,19 @@ def answer(requests: Sequence[InferRequest], metrics: Metrics, log: Log | None) 
         _keep(live, log)
     for request in live:
         request.settle()
+
+
+def _is_dropped(request: InferRequest, metrics: Metrics) -> bool:
+    """Whether a request that waited need not be run; counts those that were cancelled, once."""
+    if not request.queued_ns:
+        return False
+    request.queue_ns = time.monotonic_ns() - request.queued_ns
+    if not request.is_gone():
+        return False
+    if not request.is_abandoned:  # else its caller has counted it, or has answered it: too late
+        request.is_abandoned = True
+        metrics.record_cancelled()
+    return True
 
 
 def _keep(requests: Sequence[InferRequest], log: Log) -> None:

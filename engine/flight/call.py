@@ -272,8 +272,11 @@ class InferCall:
         deadline_s = time.monotonic() + self._service.request_timeout_s
         while not self._turn.acquire(timeout=POLL_S):
             is_late = time.monotonic() > deadline_s
+            is_counted = request.is_abandoned  # by who came to run it
             if (is_late or self._context.is_cancelled()) and line.abandon(request):
                 if not is_late:
+                    if not is_counted:
+                        self._service.metrics.record_cancelled()
                     raise CancelledError
                 raise DeadlineExceededError(
                     f"no answer within {self._service.request_timeout_s:g} s "

@@ -1,6 +1,7 @@
 """Hostile and faulty Flight clients: the engine refuses, frees what they held, and stays up."""
 
 import contextlib
+import mmap
 import os
 import subprocess
 import sys
@@ -48,7 +49,7 @@ def test_the_well_behaved_case(serving):
 # 2, 3: damaged bytes
 
 
-def test_2000_damaged_streams_do_not_end_the_process(serving):
+def test_hostile_2_3_2000_damaged_streams_do_not_end_the_process(serving):
     """Seeded mutations of every message of a stream, headers and bodies alike, over raw gRPC."""
     engine = serving("linear", environ=FLIGHT)
     rng = np.random.default_rng(2026)
@@ -132,63 +133,147 @@ def test_a_stream_without_anything_in_it_is_refused_or_ends(serving):
     assert is_well(engine)
 
 
-# 29, 30, 31: streams over the limit, and those whose clients die
+# 27, 28: a client that does not read; what a client gets to read of a failure
 
 
-def test_streams_over_the_limit_are_refused_at_once_and_slots_come_back(serving):
-    engine = serving("linear", environ={**FLIGHT, "FLIGHT_MAX_STREAMS": "4"})
-    clients = [connect(engine) for _ in range(4)]
-    streams = [client.do_exchange(INFER) for client in clients]
-    for writer, reader in streams:
-        writer.begin(BATCH.schema)
-        writer.write_batch(BATCH)
-        reader.read_chunk()
+def test_hostile_27_a_client_that_does_not_read_holds_no_slot(serving):
+    """It holds its own call for as long as it likes (the library has no deadline for a write)."""
+    engine = serving(models.identity(shape=("N", 1024)), environ={**FLIGHT, "CONFIG_CPUS": "1"})
+    values = np.ones(4_096 * 1024, np.float32)
+    batch = pa.record_batch({"x": pa.FixedSizeListArray.from_arrays(pa.array(values), 1024)})
+    client = connect(engine)
+    writer, reader = client.do_exchange(INFER)
+    writer.begin(batch.schema)
+    writer.write_batch(batch)  # its reply of 16 MiB is more than gRPC takes ahead of a reader
+    small = batch.slice(0, 1)
+    others = [exchange(connect(engine), [small])[0][0].num_rows for _ in range(20)]
 
-    body, error = refusal(lambda: exchange(connect(engine), [BATCH]))
-    assert (body["code"], "FLIGHT_MAX_STREAMS=4" in body["error"]) == (429, True)
-    assert isinstance(error, fl.FlightUnavailableError)
-
-    streams[0][1].cancel()
-    streams[1][0].close()
-    engine.until_metric("sagitta_flight_calls", 2)
-    assert is_well(engine)
-    for writer, _ in streams[2:]:
-        writer.close()
+    assert others == [1] * 20
+    assert engine.metrics()["sagitta_slots_busy"] == 0
+    reader.cancel()
     engine.until_metric("sagitta_flight_calls", 0)
 
 
-def test_a_killed_client_frees_its_streams_and_threads(serving):
-    engine = serving("linear", environ=FLIGHT)
+def test_hostile_28_no_failure_shows_the_inside(serving):
+    """Every call, with nonsense, and a model that fails: no traceback, no path of a file."""
+    client = connect(serving("failing", environ=FLIGHT))
+    text = pa.record_batch({"x": pa.array(["a"])})
+    nonsense = [
+        fl.FlightDescriptor.for_path("..", "..", "etc", "passwd"),
+        fl.FlightDescriptor.for_command(b"\xff\x00"),
+    ]
+    calls = [lambda: exchange(client, [pa.record_batch({"x": vectors([[5, 5]])})])]
+    calls += [lambda: exchange(client, [text]), lambda: list(client.do_action("\u2028" * 300))]
+    calls += [lambda: client.do_get(fl.Ticket(b"\x12\xff")).read_all()]
+    for one in nonsense:
+        calls += [
+            lambda one=one: exchange(client, [text], one),
+            lambda one=one: client.get_flight_info(one),
+            lambda one=one: client.get_schema(one),
+            lambda one=one: client.do_put(one, text.schema)[1].read(),
+        ]
+
+    for call in calls:
+        with pytest.raises((fl.FlightError, pa.ArrowException, OSError)) as refused:
+            call()
+        for private in ("Traceback", "File ", ".py", "site-packages", "engine/"):
+            assert private not in str(refused.value)
+
+
+# 29, 30, 31: streams over the limit, and those whose clients die
+
+
+def open_stream(engine):
+    """A stream that has been answered once and stays open."""
+    client = connect(engine)
+    writer, reader = client.do_exchange(INFER)
+    writer.begin(BATCH.schema)
+    writer.write_batch(BATCH)
+    reader.read_chunk()
+    return client, writer, reader
+
+
+def test_hostile_29_streams_over_the_limit_are_refused_and_slots_come_back(serving):
+    """The refusal comes while every stream is open and none does anything: nothing is awaited."""
+    engine = serving("linear", environ={**FLIGHT, "FLIGHT_MAX_STREAMS": "4"})
+    streams = [open_stream(engine) for _ in range(3)]
+    killed = subprocess.Popen(
+        [sys.executable, "-c", OPEN_STREAMS, str(engine.flight_port), "1"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert killed.stdout.readline() == b"open\n"
+
+    for call in (
+        lambda: exchange(connect(engine), [BATCH]),
+        lambda: list(connect(engine).do_action("ping")),
+        lambda: list(connect(engine).list_flights()),
+    ):
+        body, error = refusal(call)
+        assert (body["code"], "FLIGHT_MAX_STREAMS=4" in body["error"]) == (429, True)
+        assert isinstance(error, fl.FlightUnavailableError)
+    assert engine.metrics()["sagitta_flight_calls"] == 4
+    for _, writer, reader in streams:
+        writer.write_batch(BATCH)
+        assert reader.read_chunk().data.to_pylist() == ANSWER
+
+    killed.kill()
+    killed.communicate()
+    engine.until_metric("sagitta_flight_calls", 3)
+    streams[0][2].cancel()
+    engine.until_metric("sagitta_flight_calls", 2)
+    streams[1][1].close()
+    engine.until_metric("sagitta_flight_calls", 1)
+    writer, _ = connect(engine).do_exchange(INFER, fl.FlightCallOptions(timeout=0.2))
+    with contextlib.suppress(pa.ArrowException, fl.FlightError):
+        writer.begin(BATCH.schema)
+    engine.until_metric("sagitta_flight_calls", 1)
+    streams[2][1].close()
+    engine.until_metric("sagitta_flight_calls", 0)
+    assert is_well(engine)
+
+
+OPEN_STREAMS = textwrap.dedent(
+    """
+    import sys
+    import pyarrow as pa, pyarrow.flight as fl
+    batch = pa.record_batch({"x": pa.array([[1, 2, 3, 4]], pa.list_(pa.float32(), 4))})
+    client = fl.connect("grpc://127.0.0.1:" + sys.argv[1])
+    paths = [fl.FlightDescriptor.for_path("infer")] * int(sys.argv[2])
+    streams = [client.do_exchange(path) for path in paths]
+    for writer, reader in streams:
+        writer.begin(batch.schema)
+        writer.write_batch(batch)
+        reader.read_chunk()
+    print("open", flush=True)
+    input()
+    """
+)
+
+
+def test_hostile_30_a_killed_client_frees_its_streams_and_threads(serving, tmp_path):
+    """Of what it was answered every row is in the log; the end of its streams adds nothing."""
+    log = {"LOCAL_INFERENCE_STORAGE": "10m", "PLATEAU_PAGE_SIZE": "10"}
+    engine = serving("linear", environ={**FLIGHT, **log, "PERSIST_DIR": str(tmp_path)})
     assert is_well(engine)
     threads = threads_of(engine)
-    script = textwrap.dedent(
-        f"""
-        import pyarrow as pa, pyarrow.flight as fl
-        batch = pa.record_batch({{"x": pa.array([[1, 2, 3, 4]], pa.list_(pa.float32(), 4))}})
-        client = fl.connect("grpc://127.0.0.1:{engine.flight_port}")
-        streams = [client.do_exchange(fl.FlightDescriptor.for_path("infer")) for _ in range(20)]
-        for writer, reader in streams:
-            writer.begin(batch.schema)
-            writer.write_batch(batch)
-            reader.read_chunk()
-        print("open", flush=True)
-        input()
-        """
-    )
     child = subprocess.Popen(
-        [sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", OPEN_STREAMS, str(engine.flight_port), "20"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
-    assert child.stdout.readline() == "open\n"
+    assert child.stdout.readline() == b"open\n"
     engine.until_metric("sagitta_flight_calls", 20)
 
     child.kill()
     child.communicate()
 
     engine.until_metric("sagitta_flight_calls", 0)
+    assert engine.metrics()["sagitta_log_rows_kept_total"] == 22
     until(lambda: threads_of(engine) <= threads + 4 and is_well(engine))
 
 
-def test_a_thousand_streams_are_bounded(serving):
+def test_hostile_31_a_thousand_streams_are_bounded(serving):
     engine = serving("linear", environ=FLIGHT)
     clients = [connect(engine) for _ in range(10)]
     streams = []
@@ -234,7 +319,7 @@ def hold_the_slot(engine, stack):
 SLOW_BATCH = pa.record_batch({"x": pa.array([[1.0]] * 10, pa.list_(pa.float32(), 1))})
 
 
-def test_a_caller_whose_deadline_passes_in_the_line_is_not_run(serving):
+def test_hostile_26_a_caller_whose_deadline_passes_in_the_line_is_not_run(serving):
     engine = serving("slow", environ={**FLIGHT, "DEBUG": "true"})
     with ThreadPoolExecutor(1) as pool:
         long = hold_the_slot(engine, pool)
@@ -249,7 +334,7 @@ def test_a_caller_whose_deadline_passes_in_the_line_is_not_run(serving):
     assert engine.metrics()["sagitta_slots_busy"] == 0
 
 
-def test_a_caller_that_cancels_in_the_line_is_not_run(serving):
+def test_hostile_26_a_caller_that_cancels_in_the_line_is_not_run(serving):
     engine = serving("slow", environ=FLIGHT)
     with ThreadPoolExecutor(1) as pool:
         long = hold_the_slot(engine, pool)
@@ -257,11 +342,14 @@ def test_a_caller_that_cancels_in_the_line_is_not_run(serving):
         writer.begin(SLOW_BATCH.schema)
         writer.write_batch(SLOW_BATCH)
         engine.until_metric("sagitta_queue_requests", 1)
+        cancelled = engine.metrics()["sagitta_cancelled_total"]
         reader.cancel()
         engine.until_metric("sagitta_flight_calls", 1)
         assert long.result()[0][0].num_rows == 40
 
+    engine.until_metric("sagitta_cancelled_total", cancelled + 1)
     assert engine.metrics()["sagitta_slots_busy"] == 0
+    assert "Traceback" not in engine.output
     assert exchange(connect(engine), [SLOW_BATCH])[0][0].num_rows == 10
 
 
@@ -296,16 +384,41 @@ def test_a_batch_that_waits_too_long_is_answered_with_a_deadline(serving):
     assert isinstance(error, fl.FlightTimedOutError)
 
 
-def test_deadlines_of_a_millisecond_leak_nothing(serving):
+def test_hostile_42_10000_deadlines_of_a_millisecond_leak_nothing(serving):
     engine = serving("linear", environ=FLIGHT)
-    client, options = connect(engine), fl.FlightCallOptions(timeout=0.001)
-    for _ in range(300):
-        with contextlib.suppress(fl.FlightError, pa.ArrowException):
-            exchange(client, [BATCH], options=options)
+    is_well(engine)
+    threads = threads_of(engine)
 
+    def call_often(client):
+        options, timed_out = fl.FlightCallOptions(timeout=0.001), 0
+        for _ in range(2_500):
+            try:
+                exchange(client, [BATCH], options=options)
+            except fl.FlightTimedOutError:
+                timed_out += 1
+        return timed_out
+
+    with ThreadPoolExecutor(4) as pool:
+        timed_out = sum(pool.map(call_often, [connect(engine) for _ in range(4)]))
+
+    assert timed_out > 1_000
     engine.until_metric("sagitta_flight_calls", 0)
     assert engine.metrics()["sagitta_slots_busy"] == 0
-    assert is_well(engine)
+    until(lambda: threads_of(engine) <= threads + 8 and is_well(engine))
+
+
+def test_hostile_42_a_slot_comes_back_when_its_run_has_ended_and_not_before(serving):
+    """The caller has its timeout long before; nobody can stop a model."""
+    engine = serving("slow", environ=FLIGHT)
+    batch = pa.record_batch({"x": pa.array([[900_000.0]] * 70, pa.list_(pa.float32(), 1))})
+
+    with pytest.raises(fl.FlightTimedOutError):
+        exchange(connect(engine), [batch], options=fl.FlightCallOptions(timeout=0.3))
+
+    assert engine.metrics()["sagitta_slots_busy"] == 1
+    engine.until_metric("sagitta_slots_busy", 0)
+    engine.until_metric("sagitta_flight_calls", 0)
+    assert exchange(connect(engine), [SLOW_BATCH])[0][0].num_rows == 10
 
 
 # 44, in short: nothing grows
@@ -364,7 +477,7 @@ def test_batches_that_waited_keep_no_memory(serving, width):
 # 32: the end
 
 
-def test_an_idle_stream_does_not_hold_up_the_end(engine_process, tmp_path):
+def test_hostile_32_an_idle_stream_does_not_hold_up_the_end(engine_process, tmp_path):
     engine = engine_process(
         PIPELINE_URL=str(models.write_pipeline(tmp_path, models.linear())),
         FLIGHT_PORT="0",
@@ -410,7 +523,7 @@ def test_a_taken_port_is_told_in_words(tmp_path):
 # 33, 34: size and alignment
 
 
-def test_300_mib_go_there_and_back(serving):
+def test_hostile_33_300_mib_go_there_and_back(serving):
     content = models.identity(shape=("N", 256))
     client = connect(serving(content, environ=FLIGHT))
     rows = (300 << 20) // (256 * 4)
@@ -423,7 +536,46 @@ def test_300_mib_go_there_and_back(serving):
     assert pa.concat_arrays(reply["out.y"].chunks).flatten().equals(values)
 
 
-def test_unaligned_values_are_read_right(serving):
+def test_hostile_33_more_than_2_gib_are_a_clear_error_of_the_client(serving):
+    """Pages that were never touched stand for the values: nothing is allocated, nothing is sent."""
+    engine = serving("linear", environ=FLIGHT)
+    with mmap.mmap(-1, (2 << 30) + 16) as memory:
+        values = pa.Array.from_buffers(pa.float32(), (1 << 29) + 4, [None, pa.py_buffer(memory)])
+        column = pa.FixedSizeListArray.from_arrays(values, 4)
+        writer, _ = connect(engine).do_exchange(INFER)
+        batch = pa.record_batch([column], ["x"])
+        writer.begin(batch.schema)
+
+        with pytest.raises(pa.ArrowInvalid, match="exceed"):
+            writer.write_batch(batch)
+
+        with contextlib.suppress(pa.ArrowException, fl.FlightError):
+            writer.close()
+        del values, column, batch
+    assert is_well(engine)
+
+
+@pytest.mark.parametrize("size", [(2 << 30) + 8, 1 << 40, (1 << 63) - 8, -8])
+def test_hostile_33_a_size_that_is_only_announced_is_refused(serving, size):
+    """A head that tells of gigabytes before a body of a few bytes."""
+    engine = serving("linear", environ=FLIGHT)
+    first, second = wire_messages([BATCH])
+    announced = BATCH.nbytes.to_bytes(8, "little")
+    assert announced in second
+    forged = second.replace(announced, size.to_bytes(8, "little", signed=True))
+    before = engine.peak_rss_bytes()
+
+    with grpc.insecure_channel(f"127.0.0.1:{engine.flight_port}") as channel:
+        call = channel.stream_stream(DO_EXCHANGE)
+        with pytest.raises(grpc.RpcError) as refused:
+            list(call(iter([first, forged]), timeout=DEADLINE_S))
+
+    assert "Traceback" not in refused.value.details()
+    assert engine.peak_rss_bytes() - before < 64 << 20
+    assert is_well(engine)
+
+
+def test_hostile_34_unaligned_values_are_read_right(serving):
     """gRPC puts buffers wherever they fall; a text column of every length shifts them about."""
     client = connect(serving("linear", environ=FLIGHT))
     for length in range(1, 40):
@@ -461,7 +613,7 @@ def bearing(token):
 
 
 @pytest.mark.parametrize("token", [None, b"wrong", b""])
-def test_every_call_needs_a_token(serving, tmp_path, token):
+def test_hostile_35_every_call_needs_a_token(serving, tmp_path, token):
     tokens = tmp_path / "tokens"
     tokens.write_text("right\n")
     engine = serving("linear", environ={**FLIGHT, "API_TOKEN_FILE": str(tokens)})
@@ -487,7 +639,7 @@ def test_every_call_needs_a_token(serving, tmp_path, token):
 @pytest.mark.parametrize(
     "order", ["import grpc, pyarrow.flight as fl", "import pyarrow.flight as fl, grpc"]
 )
-def test_both_import_orders_of_the_two_grpc_libraries_work(serving, order):
+def test_hostile_36_both_import_orders_of_two_grpc_libraries_work(serving, order):
     engine = serving("linear", environ=FLIGHT)
     script = f"""
 {order}
