@@ -25,7 +25,7 @@ from engine.request import answer
 from engine.values import InferResult
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from engine.batching.cost import RunCost
     from engine.batching.line import BatchPolicy
@@ -107,7 +107,9 @@ class RunningPipeline:
         Raises:
             SchemaMismatchError: the rows do not fit the model.
         """
-        feeds = [to_tensor(frame, spec) for spec in self.inputs]
+        feeds = []
+        for spec in self.inputs:  # a comprehension would be one call more
+            feeds.append(to_tensor(frame, spec))
         return feeds, self if self._is_one_kind else (self, *(feed.shape[1:] for feed in feeds))
 
     def infer_together(self, requests: Sequence[InferRequest]) -> None:
@@ -119,15 +121,18 @@ class RunningPipeline:
         model = self._plan.joint_model
         if model is None:
             raise InternalError("this pipeline runs no requests together")
-        rows = [request.rows for request in requests]
-        total = sum(rows)
-        feeds = merge([request.feeds for request in requests if request.feeds is not None])
+        first = requests[0]
+        total, feeds = first.rows, first.feeds
+        if len(requests) > 1 or feeds is None:
+            rows = [request.rows for request in requests]
+            total = sum(rows)
+            feeds = merge([request.feeds for request in requests if request.feeds is not None])
         started_ns = time.monotonic_ns()
         outputs = model.run(feeds, total)
         run_ns = time.monotonic_ns() - started_ns
         self.cost.learn(total, run_ns)
-        if len(rows) == 1:
-            self._conclude(requests[0], outputs, run_ns)
+        if len(requests) == 1:
+            self._conclude(first, outputs, run_ns)
             return
         if any(len(output.values) != total for output in outputs):
             raise InternalError(f"model {model.identity.name!r} gave other rows than it was fed")
@@ -135,9 +140,18 @@ class RunningPipeline:
             self._conclude(request, own, run_ns)
 
     def _conclude(self, request: InferRequest, outputs: tuple[Output, ...], run_ns: int) -> None:
-        frame = request.decoded()
-        answer = self._plan.after_joint_run(frame.columns, frame.rows, outputs, run_ns)
-        request.outcome = self._result(frame, answer, request.parse_ns)
+        frame = request.frame or request.decoded()
+        plan = self._plan
+        request.outcome = InferResult(
+            frame,
+            outputs,
+            time.time_ns() // 1_000_000,
+            (request.parse_ns, run_ns),
+            plan.last_model,
+            self.identity,
+            self.partition,
+            plan.check(frame.columns, frame.rows, outputs) if plan.has_checks else None,
+        )
 
     def infer(self, frame: Frame, started_ns: int) -> InferResult:
         """Run a request's rows on the calling thread.
@@ -180,32 +194,34 @@ class DataPlane:
     """What the shells serve: the running pipeline and the truth about its state.
 
     The state changes by replacing one reference; readers need no lock.
+
+    Attributes:
+        log: keeps the answers; None where it is off.
+        is_draining: the engine was asked to stop: requests are still answered, none are welcome.
+        answer: runs requests of one key on the calling thread, which holds a slot; answers them.
     """
 
     def __init__(self, metrics: Metrics, log: LogRing | None = None) -> None:
         """Serve nothing yet; ``metrics`` counts the runs, ``log`` keeps the answers."""
-        self._metrics = metrics
         self.log = log
         self._running: RunningPipeline | None = None
         self._identity: PipelineIdentity | None = None
         self._models: tuple[ServedModel, ...] = ()
         self._failure: str | None = None
-        self._draining = False
+        self.is_draining = False
+        self.answer: Callable[[Sequence[InferRequest]], None] = partial(
+            answer, metrics=metrics, log=log
+        )
 
     @property
     def is_ready(self) -> bool:
         """Whether requests are answered and more are welcome."""
-        return self._running is not None and not self._draining
-
-    @property
-    def is_draining(self) -> bool:
-        """Whether the engine was asked to stop: requests are still answered, none are welcome."""
-        return self._draining
+        return self._running is not None and not self.is_draining
 
     @property
     def state(self) -> str:
         """One word for the health endpoint."""
-        return "Draining" if self._draining else self._status().value
+        return "Draining" if self.is_draining else self._status().value
 
     @property
     def batch_max_rows(self) -> int:
@@ -260,10 +276,6 @@ class DataPlane:
             )
         return running
 
-    def answer(self, requests: Sequence[InferRequest]) -> None:
-        """Run requests of one key on the calling thread, which holds a slot; answer them."""
-        answer(requests, self._metrics, self.log)
-
     def announce(self, identity: PipelineIdentity, models: tuple[ServedModel, ...]) -> None:
         """Tell what is being loaded."""
         self._identity, self._models = identity, models
@@ -284,7 +296,7 @@ class DataPlane:
 
     def drain(self) -> None:
         """Answer what comes, but be no longer ready."""
-        self._draining = True
+        self.is_draining = True
 
     def pipelines(self) -> list[dict[str, object]]:
         """The pipelines as ``GET /pipelines`` lists them (reference page, List Pipelines)."""

@@ -164,6 +164,7 @@ def _is_dropped(request: InferRequest, metrics: Metrics) -> bool:
     if not request.is_abandoned:  # else its caller has counted it, or has answered it: too late
         request.is_abandoned = True
         metrics.record_cancelled()
+    request.frame = request.feeds = None  # its connection may know it for long
     return True
 
 

@@ -90,16 +90,16 @@ class TensorSpec:
         name: the column's name in requests and replies (``tensor_fields`` applied).
         element: element type.
         shape: the declared shape, first the batch axis; None = any length; ``()`` = a bare scalar.
+        row_shape: the shape of one row: the declared shape without its batch axis.
     """
 
     name: str
     element: ElementType
     shape: tuple[int | None, ...]
+    row_shape: tuple[int | None, ...] = dataclasses.field(init=False, repr=False, compare=False)
 
-    @property
-    def row_shape(self) -> tuple[int | None, ...]:
-        """The shape of one row: the declared shape without its batch axis."""
-        return self.shape[1:]
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "row_shape", self.shape[1:])
 
     def __str__(self) -> str:
         axes = ["rows", *("?" if axis is None else str(axis) for axis in self.row_shape)]

@@ -149,7 +149,7 @@ class Line(Generic[EntryT]):
     def release(self) -> None:
         """Give back a slot: to the first entry's own thread, to a slot thread, or to nobody."""
         with self._lock:
-            leader = self._next_leader()
+            leader = self._next_leader() if self._entries else None
             if leader is None:
                 self._free += 1
                 if not self._open:

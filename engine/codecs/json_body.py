@@ -150,6 +150,11 @@ def _read_records(records: list[object]) -> Frame:
         )
     _check_columns(len(first))
     try:
+        if len(records) == 1:
+            columns = {}
+            for name, value in first.items():  # a comprehension would be one call more
+                columns[name] = [value]
+            return Frame(1, columns)
         columns = {name: [record[name] for record in records] for name in first}  # type: ignore[index]
         if sum(map(len, records)) != len(first) * len(records):  # type: ignore[arg-type]
             raise KeyError

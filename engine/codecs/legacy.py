@@ -19,7 +19,7 @@ from engine.values import ELEMENT_TYPES, SPLIT_COLUMN
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from engine.values import Array, CheckResult, InferResult, Output
+    from engine.values import Array, CheckResult, InferResult, Output, Shadow
 
 __all__ = ["write_legacy"]
 
@@ -50,9 +50,7 @@ def write_legacy(result: InferResult) -> bytes:
         "original_data": None if original is None else orjson.Fragment(repeat_json(original)),
         "outputs": _outputs(result.outputs),
         "pipeline_name": result.pipeline.id,
-        "shadow_data": {
-            one.model_name: _outputs(one.outputs) for one in result.shadows if not one.is_missing
-        },
+        "shadow_data": _shadows(result.shadows) if result.shadows else {},
         "time": result.time_ms,
     }
     return orjson.dumps([element], option=orjson.OPT_SERIALIZE_NUMPY)
@@ -67,19 +65,25 @@ def _failures(checks: CheckResult) -> list[Mapping[str, object]]:
     return [printed[check] for check in found]
 
 
+def _shadows(shadows: Iterable[Shadow]) -> dict[str, object]:
+    return {one.model_name: _outputs(one.outputs) for one in shadows if not one.is_missing}
+
+
 def _outputs(outputs: Iterable[Output]) -> list[dict[str, dict[str, object]]]:
     """The outputs alone: they are told apart by position, so no other column may stand there."""
-    return [_output(output) for output in outputs if output.name != SPLIT_COLUMN]
-
-
-def _output(output: Output) -> dict[str, dict[str, object]]:
-    values = output.values
-    if output.ragged:
-        raise SchemaMismatchError(
-            f"the rows gave {output.name!r} outputs of unequal shapes, which the legacy reply "
-            "cannot hold: send one row per request, or ask for records (?dataset[]=*)"
-        )
-    return {LEGACY_NAMES[values.dtype]: {"data": _data(values), "dim": values.shape, "v": 1}}
+    printed = []
+    for output in outputs:
+        if output.name == SPLIT_COLUMN:
+            continue
+        if output.ragged:
+            raise SchemaMismatchError(
+                f"the rows gave {output.name!r} outputs of unequal shapes, which the legacy reply "
+                "cannot hold: send one row per request, or ask for records (?dataset[]=*)"
+            )
+        values = output.values
+        entry = {"data": _data(values), "dim": values.shape, "v": 1}
+        printed.append({LEGACY_NAMES[values.dtype]: entry})
+    return printed
 
 
 def _data(values: Array) -> object:

@@ -50,6 +50,8 @@ def to_tensor(frame: Frame, spec: TensorSpec) -> Array:
         ) from None
     if isinstance(column, list):
         flat, row_shape = json_array(column, spec, has_literals=frame.has_literals)
+        if row_shape == spec.row_shape and spec.shape:
+            return flat.reshape(frame.rows, *row_shape)
         return _shape_rows(flat, spec, frame.rows, row_shape)
     dense = _dense(column, spec, frame.rows)
     if dense is not None:

@@ -80,6 +80,8 @@ class Plan:
         warnings: what the operator should know of the checks.
         joint_model: the only model, where checks of its results are all that follows: its runs
             may be shared by several requests. None where there is more to the pipeline.
+        has_checks: whether checks follow the ``joint_model``.
+        last_model: the model that answers, where no split decides.
     """
 
     def __init__(
@@ -97,6 +99,8 @@ class Plan:
         first, rest = self._actions[0], self._actions[1:]
         is_joint = isinstance(first, RunModel) and all(isinstance(one, Check) for one in rest)
         self.joint_model = first.model if is_joint and isinstance(first, RunModel) else None
+        self.has_checks = self.joint_model is not None and bool(rest)
+        self.last_model = no_rows.model
         self._no_rows = no_rows
         self._challengers = [
             challenger
@@ -141,34 +145,30 @@ class Plan:
         feeds = [read(spec) for spec in model.inputs]
         decoded_ns = time.monotonic_ns()
         outputs = model.run(feeds, rows)
-        answer = self.after_joint_run(columns, rows, outputs, time.monotonic_ns() - decoded_ns)
-        answer.decoded_ns = decoded_ns
-        return answer
+        steps_ns = (time.monotonic_ns() - decoded_ns,)
+        checks = self.check(columns, rows, outputs) if self.has_checks else None
+        return Answer(outputs, self.last_model, decoded_ns, steps_ns, checks)
 
-    def after_joint_run(
-        self, columns: Mapping[str, Column], rows: int, outputs: tuple[Output, ...], run_ns: int
-    ) -> Answer:
-        """What is left to do for one request once ``joint_model`` has run.
+    def check(
+        self, columns: Mapping[str, Column], rows: int, outputs: tuple[Output, ...]
+    ) -> CheckResult | None:
+        """Do the checks of one request once ``joint_model`` has run.
 
         Args:
             columns: the request's columns.
             rows: how many.
             outputs: the model's, for these rows.
-            run_ns: how long the run took.
 
         Returns:
-            The answer, but for ``decoded_ns``.
+            What the checks found.
 
         Raises:
             SchemaMismatchError: a column has a type that a check does not take.
         """
-        answer = Answer(outputs, self._no_rows.model, 0, (run_ns,))
-        if len(self._actions) > 1:
-            flow = Flow(columns, rows, _read_nothing, outputs)
-            for check in self._actions[1:]:
-                check.apply(flow)
-            answer.checks = flow.checks
-        return answer
+        flow = Flow(columns, rows, _read_nothing, outputs)
+        for check in self._actions[1:]:
+            check.apply(flow)
+        return flow.checks
 
     def _run_actions(self, flow: Flow) -> Answer:
         rows = flow.rows
@@ -179,7 +179,7 @@ class Plan:
             outputs = tuple(replace(output, per_row=False) for output in outputs)
         return Answer(
             outputs,
-            flow.model or self._no_rows.model,
+            flow.model or self.last_model,
             flow.decoded_ns,
             tuple(flow.steps_ns),
             flow.checks,

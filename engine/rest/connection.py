@@ -119,9 +119,13 @@ class LimitedProtocol(HttpToolsProtocol):
             if self.flow.read_paused and not self.flow.write_paused:
                 self.flow.resume_reading()
             if self.pipeline:
-                self._start_asgi_task(*self.pipeline.pop())
+                self.loop.call_soon(self._start_next)  # not from here: they may be thousands
         if self._deadline_s is None:
             self._set_deadline(float(self.timeout_keep_alive), IDLE)
+
+    def _start_next(self) -> None:
+        if self.pipeline and not self.transport.is_closing():
+            self._start_asgi_task(*self.pipeline.pop())
 
     def pause_writing(self) -> None:
         """The client reads slower than it is answered: take nothing more from it meanwhile."""

@@ -1,10 +1,13 @@
-"""One inference request on a connection: gathers its body, gets it answered, writes the reply.
+"""One inference request on a connection: gathers its body, gets it answered, sends the reply.
 
 It stands where uvicorn keeps its own request-response cycle, so that a connection's requests are
 answered in order whichever way each of them goes, and has the few attributes that uvicorn looks at.
 
 Rules that hold here:
-- Everything runs on the event loop, but for what the line runs.
+- A body is decoded where it arrived, the event loop, unless it is large JSON; the model runs there
+  too when it is expected to be quick and a run slot is free (``turn``). Everything else goes into
+  the line, and whoever runs it there decodes what is not decoded yet, runs and encodes.
+- An exception never leaves an exchange: whatever happens becomes a reply.
 - A body of known length is filled into one buffer; one that came in one piece is not copied.
 - The bytes of all bodies that are held, arriving or waiting, have one bound: many slow uploads
   cannot take all memory. They are given back exactly once, when the exchange ends in any way.
@@ -13,14 +16,24 @@ Rules that hold here:
 from __future__ import annotations
 
 import dataclasses
+import time
 from typing import TYPE_CHECKING
 
-from engine.errors import DeadlineExceededError, EngineError, OverloadedError, PayloadTooLargeError
+from engine.errors import (
+    DeadlineExceededError,
+    EngineError,
+    InternalError,
+    OverloadedError,
+    PayloadTooLargeError,
+)
+from engine.request import InferRequest
 from engine.rest.errors import error_reply
-from engine.rest.inference import Call
+from engine.rest.inference import is_arrow, read_body, write_result
+from engine.values import InferResult
 
 if TYPE_CHECKING:
     import asyncio
+    from typing import Final
 
     from engine.dataplane import DataPlane
     from engine.metrics import Metrics
@@ -29,8 +42,11 @@ if TYPE_CHECKING:
     from engine.rest.protocol import EngineProtocol
     from engine.rest.turn import Turn
     from engine.tokens import TokenFile
+    from engine.values import Frame
 
 __all__ = ["BodyBudget", "Exchange", "Service", "too_large"]
+
+INLINE_JSON_BYTES: Final = 1 << 20  # decoded on the event loop: some 3 ms
 
 
 class BodyBudget:
@@ -94,26 +110,26 @@ class _NoEvent:
 _NO_EVENT = _NoEvent()
 
 
-class Exchange:
-    """One request and its reply."""
+class Exchange(InferRequest):
+    """One request and its reply; whatever happens to it, the client gets exactly one reply.
 
-    __slots__ = (
-        "_body",
-        "_error",
-        "_filled",
-        "_head",
-        "_held_bytes",
-        "_is_turn",
-        "_length",
-        "_protocol",
-        "_service",
-        "_timer",
-        "disconnected",
-        "is_complete",
-        "keep_alive",
-        "message_event",
-        "response_complete",
-    )
+    Its body is gathered and its reply sent on the event loop; ``decoded`` and ``settle`` are called
+    on the thread that runs it.
+    """
+
+    keep_alive: bool  # uvicorn's few attributes of a cycle, and whether the client has gone
+    is_complete = False
+    response_complete = False
+    disconnected = False
+    message_event = _NO_EVENT
+
+    _head: CallHead
+    _error: EngineError | None = None
+    _body: bytes | bytearray = b""
+    _filled = 0
+    _held_bytes = 0
+    _timer: asyncio.TimerHandle | None = None
+    _is_turn = False
 
     def __init__(
         self, protocol: EngineProtocol, service: Service, *, length: int | None, keep_alive: bool
@@ -129,18 +145,7 @@ class Exchange:
         self._protocol = protocol
         self._service = service
         self._length = length
-        self._body: bytes | bytearray = b""
-        self._filled = 0
-        self._held_bytes = 0
-        self._head: CallHead | None = None
-        self._error: EngineError | None = None
-        self._timer: asyncio.TimerHandle | None = None
-        self._is_turn = False
         self.keep_alive = keep_alive
-        self.is_complete = False
-        self.response_complete = False
-        self.disconnected = False
-        self.message_event = _NO_EVENT
 
     def accept(self, head: CallHead) -> None:
         """The head is fine: answer once the body is whole."""
@@ -158,14 +163,16 @@ class Exchange:
             PayloadTooLargeError: it is larger than is accepted; nothing more may be read.
             OverloadedError: too much is held already; nothing more may be read.
         """
-        self._filled += len(chunk)
-        if self._filled > self._service.max_body_bytes:
-            raise too_large(self._service.max_body_bytes)
+        service = self._service
+        size_bytes = len(chunk)
+        self._filled += size_bytes
+        if self._filled > service.max_body_bytes:
+            raise too_large(service.max_body_bytes)
         if self._error is not None:
             return
-        self._service.budget.take(len(chunk))
-        self._held_bytes += len(chunk)
-        if self._filled == len(chunk):
+        service.budget.take(size_bytes)
+        self._held_bytes += size_bytes
+        if self._filled == size_bytes:
             self._body = chunk  # the first piece, most often the only one
             return
         if self._length is None:
@@ -173,7 +180,7 @@ class Exchange:
                 self._body = bytearray(self._body)
             self._body += chunk
             return
-        start = self._filled - len(chunk)
+        start = self._filled - size_bytes
         if isinstance(self._body, bytes):
             whole = bytearray(self._length)
             whole[:start] = self._body
@@ -197,58 +204,85 @@ class Exchange:
         self.disconnected = True
         self._release()
 
-    def _release(self) -> None:
-        self._service.budget.give_back(self._held_bytes)
-        self._held_bytes = 0
-        self._body = b""
-
-    def _begin(self) -> None:
-        if self._error is not None or self._head is None:
-            error = self._error or EngineError("a request without a head")
-            self._service.metrics.record_error(error.code)
-            self._finish(error_reply(error))
-            return
-        service = self._service
-        try:
-            call = Call(
-                self._head,
-                self._body,
-                service.plane,
-                service.metrics,
-                records_by_default=service.records_by_default,
-                caller=self,
-            )
-            call.decode_small()
-        except Exception as error:  # noqa: BLE001 - a caller is never left waiting, bugs included
-            code = error.code if isinstance(error, EngineError) else "internal"
-            service.metrics.record_error(code)
-            self._finish(error_reply(error))
-            return
-        protocol = self._protocol
-        service.turn.add(call, protocol.loop, is_alone=len(protocol.connections) == 1)
-
     def is_gone(self) -> bool:
         """Whether nobody waits for the reply any more."""
         return self.disconnected or self.response_complete
 
-    def wait(self, call: Call) -> None:
-        """The call is in the line; whoever is first, reply or deadline, answers."""
+    def wait(self) -> None:
+        """The request is in the line; whoever is first, reply or deadline, answers."""
         timeout_s = self._service.request_timeout_s
-        self._timer = self._protocol.loop.call_later(timeout_s, self._expire, call)
+        self._timer = self._protocol.loop.call_later(timeout_s, self._expire)
 
-    def deliver(self, reply: Reply, *, is_elsewhere: bool) -> None:
-        """Take the reply, on the event loop or on the thread that ran the call."""
-        if is_elsewhere:
+    def decoded(self) -> Frame:
+        """The rows, decoded now if they are not yet."""
+        return self.frame if self.frame is not None else self._decode()
+
+    def settle(self) -> None:
+        """Encode and send the reply, also where something failed."""
+        result, self.outcome, self.frame, self.feeds = self.outcome, None, None, None
+        reply = self._write(result) if isinstance(result, InferResult) else self._refuse(result)
+        if self.queued_ns:  # by a thread of the line
             self._service.turn.send(self._protocol.loop, self._finish, reply)
         else:
             self._finish(reply)
 
-    def _expire(self, call: Call) -> None:
+    def _begin(self) -> None:
+        service, protocol = self._service, self._protocol
+        if self._error is not None:
+            self._finish(self._refuse(self._error))
+            return
+        self.started_ns = time.monotonic_ns()
+        try:
+            head, body, plane = self._head, self._body, service.plane
+            name = head.pipeline_name
+            self.pipeline = plane.running if name is None else plane.named(name)
+            self.size_bytes = len(body)
+            if self.size_bytes <= INLINE_JSON_BYTES or is_arrow(head, body):
+                self.prepare(self._decode())
+            else:
+                self.rows = max(body.count(b"{"), 1)  # at most: one for each object
+        except Exception as error:  # noqa: BLE001 - a caller is never left waiting, bugs included
+            self._finish(self._refuse(error))
+            return
+        service.turn.add(self, protocol.loop, is_alone=len(protocol.connections) == 1)
+
+    def _decode(self) -> Frame:
+        service = self._service
+        # the log keeps a column of numbers as float64 unless all of them are integers
+        is_exact = service.plane.log is None or b"." in self._body
+        return read_body(
+            self._head,
+            self._body,
+            self.pipeline.inputs,
+            is_echoed=service.records_by_default or not is_exact,
+        )
+
+    def _write(self, result: InferResult) -> Reply:
+        try:
+            reply = write_result(self._head, result, self._service.records_by_default)
+        except Exception as error:  # noqa: BLE001 - every failure is answered, bugs included
+            return self._refuse(error)
+        self._service.metrics.record(
+            result.frame.rows,
+            time.monotonic_ns() - self.started_ns,
+            self.queue_ns,
+            sum(result.elapsed_ns[1:]),
+        )
+        return reply
+
+    def _refuse(self, error: Exception | None) -> Reply:
+        """The reply to a request that cannot be answered, counted."""
+        error = error or InternalError("no outcome")
+        code = error.code if isinstance(error, EngineError) else "internal"
+        self._service.metrics.record_error(code)
+        return error_reply(error)
+
+    def _expire(self) -> None:
         text = (
             f"no answer within {self._service.request_timeout_s:g} s (REQUEST_TIMEOUT_S): "
             "the engine is busy, or the request is too large for that time"
         )
-        self._finish(call.refuse(DeadlineExceededError(text)))
+        self._finish(self._refuse(DeadlineExceededError(text)))
 
     def _finish(self, reply: Reply) -> None:
         if self._timer is not None:
@@ -259,6 +293,11 @@ class Exchange:
         self._release()
         if not self.disconnected:
             self._protocol.write_reply(reply, keep_alive=self.keep_alive)
+
+    def _release(self) -> None:
+        self._service.budget.give_back(self._held_bytes)
+        self._held_bytes = 0
+        self._body = b""
 
 
 def too_large(max_body_bytes: int) -> PayloadTooLargeError:

@@ -107,11 +107,12 @@ class EngineProtocol(LimitedProtocol):
         """Send a whole reply and let the connection's next request begin."""
         keep_alive = keep_alive and not self.service.plane.is_draining
         body = reply.body
-        headers = (*self.server_state.default_headers, *reply.headers)
-        fields = [b"%b: %b\r\n" % field for field in headers]
+        fields = b""
+        for field in (*self.server_state.default_headers, *reply.headers):
+            fields += b"%b: %b\r\n" % field
         head = b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n%b\r\n" % (
             STATUS_LINE[reply.status],
-            b"".join(fields),
+            fields,
             reply.content_type,
             len(body),
             b"" if keep_alive else b"connection: close\r\n",
@@ -182,7 +183,7 @@ class EngineProtocol(LimitedProtocol):
         self.end_request()
         self.expect_100_continue = False
         exchange.accept(known.call)
-        exchange.complete()
+        exchange.is_complete = True
         self._take_its_turn(exchange)
         return True
 

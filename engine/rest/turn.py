@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from engine.batching.line import Line
     from engine.dataplane import DataPlane
     from engine.request import InferRequest
-    from engine.rest.inference import Call
+    from engine.rest.exchange import Exchange
     from engine.rest.media import Reply
 
     Finish = Callable[[Reply], None]
@@ -49,10 +49,10 @@ class Turn:
         """
         self._plane = plane
         self._line = line
-        self._calls: list[Call] = []
+        self._calls: list[Exchange] = []
         self._replies: deque[tuple[Finish, Reply]] = deque()
 
-    def add(self, call: Call, loop: asyncio.AbstractEventLoop, *, is_alone: bool) -> None:
+    def add(self, call: Exchange, loop: asyncio.AbstractEventLoop, *, is_alone: bool) -> None:
         """Run a decoded call with what else arrives in this turn.
 
         Args:
@@ -91,7 +91,7 @@ class Turn:
             self._run(batch)
             calls = rest
 
-    def _run(self, batch: list[Call]) -> None:
+    def _run(self, batch: list[Exchange]) -> None:
         """Run calls of one key here, or put them into the line."""
         if self._is_quick(batch) and self._line.try_acquire():
             try:
@@ -106,9 +106,9 @@ class Turn:
                 call.outcome = error
                 call.settle()
             else:
-                call.caller.wait(call)
+                call.wait()
 
-    def _is_quick(self, batch: list[Call]) -> bool:
+    def _is_quick(self, batch: list[Exchange]) -> bool:
         first = batch[0]
         if first.frame is None:
             return False

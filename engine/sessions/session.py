@@ -97,6 +97,7 @@ class ModelSession:
         self.outputs = tuple(_spec(value, value.name, identity) for value in tensors)
         self._per_row = {value.name: self._declared_per_row(value) for value in tensors}
         self._fixed_rows = self._find_fixed_rows()
+        self._runs_pieces = self._single_rows or self._fixed_rows is not None
 
     @property
     def provider(self) -> str:
@@ -156,17 +157,18 @@ class ModelSession:
             InferenceFailedError: the model raised.
             SchemaMismatchError: ONNX Runtime refused the shapes.
         """
-        if self._runs_row_by_row(rows):
+        if self._runs_pieces and self._runs_row_by_row(rows):
             return self._run_pieces(feeds, rows)
-        return self._outputs(self._run_once(feeds))
+        return self._run_once(feeds)
 
     def _runs_row_by_row(self, rows: int) -> bool:
         return bool((self._single_rows and rows > 1) or self._fixed_rows not in {None, rows})
 
-    def _run_once(self, feeds: Sequence[Array]) -> list[object]:
+    def _run_once(self, feeds: Sequence[Array]) -> tuple[Output, ...]:
+        names = self._output_names
         try:
             inputs = dict(zip(self._input_names, feeds, strict=True))
-            return self._run_native(self._output_names, inputs, self._run_options)
+            values = self._run_native(names, inputs, self._run_options)
         except ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
             raise SchemaMismatchError(
                 f"model {self.identity.name!r} refused the request's shapes: {_reason(error)}"
@@ -175,11 +177,9 @@ class ModelSession:
             raise InferenceFailedError(
                 f"model {self.identity.name!r} failed: {_reason(error)}"
             ) from error
-
-    def _outputs(self, values: Sequence[object]) -> tuple[Output, ...]:
         per_row = self._per_row
         outputs: list[Output] = []
-        for name, value in zip(self._output_names, values, strict=True):
+        for name, value in zip(names, values, strict=True):
             if isinstance(value, np.ndarray):
                 outputs.append(Output(name, value, per_row[name]))
             else:
@@ -195,7 +195,7 @@ class ModelSession:
             missing = step - min(step, rows - start)
             if missing:
                 piece = [np.concatenate([p, np.repeat(p[-1:], missing, axis=0)]) for p in piece]
-            pieces.append(self._outputs(self._run_once(piece)))
+            pieces.append(self._run_once(piece))
         return tuple(
             _join([piece[index] for piece in pieces], rows, step) for index in range(len(pieces[0]))
         )

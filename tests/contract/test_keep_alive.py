@@ -113,3 +113,15 @@ def test_a_token_is_checked_for_every_request(serving, tmp_path):
             connection.send(request(BODY, b"Authorization: Bearer first"))
             status = connection.receive().status
     assert status == 401
+
+
+@pytest.mark.parametrize(("body", "status"), [(BODY, 200), (b"[1", 400)])
+def test_many_requests_may_wait_behind_another(engine, body, status):
+    """Each reply lets the next request begin: not from within its own end, hundreds deep."""
+    many = 500
+    with engine.connect() as connection:
+        connection.send(request(BODY))
+        outputs(connection.receive())
+        connection.send(b"GET /models HTTP/1.1\r\nHost: engine\r\n\r\n" + request(body) * many)
+        assert connection.receive().status == 200
+        assert [connection.receive().status for _ in range(many)] == [status] * many
