@@ -8,7 +8,7 @@ EXAMPLE := examples/house-price
 HTTP_PORT ?= 8080
 METRICS_PORT ?= 9000
 
-.PHONY: run test check bench example proto clean
+.PHONY: run test check bench containers example proto clean
 
 run: $(VENV)/.runtime
 	@echo
@@ -34,6 +34,9 @@ bench: $(VENV)/.development
 	$(BIN)/pytest benchmarks --benchmark-quiet --benchmark-json=.benchmarks/figures.json
 	$(BIN)/python benchmarks/report.py .benchmarks/figures.json
 
+containers: # images, compose and chart on real runtimes; see the head of the script
+	.ci/containers
+
 example: $(VENV)/.development
 	$(BIN)/python $(EXAMPLE)/make_example.py
 
@@ -53,4 +56,8 @@ $(VENV)/.runtime: pyproject.toml | $(VENV)/bin/python
 
 $(VENV)/.development: pyproject.toml | $(VENV)/bin/python
 	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,dev]'
+	@touch $@
+
+$(VENV)/.containers: $(VENV)/.development
+	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[cpu,dev,containers]'
 	@touch $@

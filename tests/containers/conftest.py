@@ -8,8 +8,11 @@ import os
 
 import numpy as np
 import pytest
-from support.containers import EXAMPLE, Docker, Podman, Registry, closing, missing
+from support.containers import EXAMPLE, Docker, Podman, Registry, closing, curl, missing
 from support.docker_registry import PASSWORD, USER
+
+ARROW_HEADER = "Content-Type: application/vnd.apache.arrow.file"
+JSON_HEADER = "Content-Type: application/json; format=pandas-records"
 
 
 @pytest.fixture(scope="session")
@@ -35,10 +38,15 @@ def docker(podman, image, tmp_path_factory):
     if os.geteuid() != 0:
         pytest.skip("dockerd needs root")
     folder = tmp_path_factory.mktemp("docker")
-    archive = folder / "image.tar"
-    podman("save", "--format", "docker-archive", "-q", "-o", str(archive), image, timeout=300)
-    with closing(Docker(folder, image, archive)) as runtime:
+    with closing(Docker(folder, image)) as runtime:
+        if reason := runtime.cannot_start():
+            pytest.skip(f"dockerd does not run on this machine: {reason}")
+        archive = folder / "image.tar"
+        podman("save", "--format", "docker-archive", "-q", "-o", str(archive), image, timeout=300)
+        runtime("load", "-q", "-i", str(archive), timeout=300)
         archive.unlink()
+        if reason := runtime.cannot_run("-p", "127.0.0.1::8080"):
+            pytest.skip(f"docker runs no container on this machine: {reason}")
         yield runtime
 
 
@@ -59,6 +67,30 @@ def expected():
     options.intra_op_num_threads = 1
     session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     return session.run(None, {"features": np.array(rows, np.float32)})[0].ravel().tolist()
+
+
+@pytest.fixture(scope="session")
+def check_documented_requests(expected):
+    """The documented curl lines answer what the model alone gives, bit for bit."""
+
+    def check(url):
+        pipelines = json.loads(curl(f"{url}/pipelines"))["pipelines"]
+        assert [(p["id"], p["status"]) for p in pipelines] == [("house-price", "Running")]
+        models = json.loads(curl(f"{url}/models"))["models"]
+        assert [(m["name"], m["status"]) for m in models] == [("house-price", "Running")]
+        for path, header, data in (
+            ("/infer", ARROW_HEADER, f"@{EXAMPLE}/houses.arrow"),
+            ("/infer", JSON_HEADER, f"@{EXAMPLE}/houses.df.json"),
+            ("/pipelines/house-price", JSON_HEADER, f"@{EXAMPLE}/houses.df.json"),
+        ):
+            answer = curl(
+                *("-X", "POST", f"{url}{path}", "-H", header),
+                *("-H", "Accept: application/json; format=pandas-records", "--data-binary", data),
+            )
+            outputs = [{"Float": {"data": expected, "dim": [10, 1], "v": 1}}]
+            assert json.loads(answer)[0]["outputs"] == outputs
+
+    return check
 
 
 @pytest.fixture(scope="session")
@@ -83,3 +115,17 @@ def published(runtime, registry):
         "PIPELINE_URL": f"{address}/pipelines/house-price:v1",
     }
     return [flag for name, value in values.items() for flag in ("-e", f"{name}={value}")]
+
+
+@pytest.fixture
+def volume(tmp_path):
+    """A host folder of root's, as ``-v ./data:/persist`` makes one."""
+    folder = tmp_path / "data"
+    folder.mkdir(mode=0o755)
+    return folder
+
+
+@pytest.fixture
+def from_layout():
+    """The example without any registry: a mounted OCI layout."""
+    return ["-v", f"{EXAMPLE}/pipeline:/pipeline:ro", "-e", "PIPELINE_URL=oci-layout:/pipeline:v1"]

@@ -63,7 +63,10 @@ def container(manifests, name="engine"):
 
 
 def environment(manifests):
-    return {entry["name"]: entry for entry in container(manifests)["env"]}
+    entries = container(manifests)["env"]
+    variables = {entry["name"]: entry for entry in entries}
+    assert len(variables) == len(entries), "a variable is set twice"
+    return variables
 
 
 MATRIX = {
@@ -204,6 +207,7 @@ def test_documented_names_ports_environment_and_probes(render):
     values = {n: e["value"] for n, e in environment(manifests).items() if "value" in e}
     assert values == {
         "DEBUG": "false",
+        "RUST_LOG": "info",
         "PIPELINE_URL": "registry.example.com/pipelines/house:1",
         "CONFIG_CPUS": "4",
         "CONFIG_MEMORY": "3Gi",
@@ -302,6 +306,15 @@ def test_variables_stay_text_and_keep_their_source(render):
     assert variables["CONFIG_CPUS"]["value"] == "0.5"
     assert variables["DEBUG"]["value"] == "true"
     assert variables["WHERE"]["valueFrom"]["fieldRef"]["fieldPath"] == "spec.nodeName"
+
+
+def test_a_variable_of_ones_own_takes_the_place_of_the_charts(render):
+    extra = [{"name": "RUST_LOG", "value": "debug"}, {"name": "CONFIG_MEMORY", "value": "1Gi"}]
+    variables = environment(render({"engine": {"extraEnv": extra}}))
+
+    assert variables["RUST_LOG"]["value"] == "debug"
+    assert variables["CONFIG_MEMORY"]["value"] == "1Gi"
+    assert variables["CONFIG_CPUS"]["value"] == "4"
 
 
 def test_a_changed_secret_replaces_the_pod(render):

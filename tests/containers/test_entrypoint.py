@@ -8,6 +8,7 @@ import sys
 import threading
 
 import pytest
+from support.containers import missing
 
 CONTAINERS = pathlib.Path(__file__).parents[2] / "containers"
 root_only = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
@@ -120,6 +121,8 @@ def test_health_of_a_stopped_engine_says_why(engine):
 @root_only
 def test_a_volume_of_the_same_file_system_is_seen(tmp_path):
     """A bind mount on a plain folder, as Podman's vfs driver and rootless containers have it."""
+    if reason := missing("unshare", "mount"):
+        pytest.skip(reason)
     for name in ("host", "my data", "plain"):
         (tmp_path / name).mkdir()
     code = (

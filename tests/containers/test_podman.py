@@ -84,6 +84,10 @@ def test_rootless(podman, account, expected):
 
     port = free_port()
     rootless("mkdir", "-m", "700", "run")
+    try:
+        rootless("podman", "unshare", "true")
+    except subprocess.CalledProcessError as error:
+        pytest.skip(f"ordinary users have no containers on this machine: {error.stderr.strip()}")
     rootless("mkdir", "data")
     try:
         rootless("podman", "load", "-q", "-i", "image.tar")

@@ -121,6 +121,15 @@ class Runtime:
         self("run", "-d", "--name", name, *flags, self.image, *command)
         return Container(self, name, f"http://127.0.0.1:{port}", f"grpc://127.0.0.1:{flight_port}")
 
+    def cannot_run(self, *flags):
+        """Why not even ``true`` runs with ``flags``, which is the machine's doing; else empty."""
+        done = self(
+            *("run", "--rm", "--cpus=0.5", "--memory=64m", *flags, "--entrypoint", "true"),
+            self.image,
+            check=False,
+        )
+        return done.stderr.strip() if done.returncode else ""
+
     def close(self):
         for name in self.started:  # one by one: podman removes none where one is missing
             self("rm", "-f", "-v", name, check=False)
@@ -140,7 +149,7 @@ class Docker(Runtime):
     name = "docker"
     bridge = "10.87.65.1"  # this machine, as the containers see it
 
-    def __init__(self, folder, image, archive):
+    def __init__(self, folder, image):
         socket_path = folder / "docker.sock"
         super().__init__(["docker"], image, {"DOCKER_HOST": f"unix://{socket_path}"})
         self.folder = folder
@@ -154,15 +163,18 @@ class Docker(Runtime):
                 stdout=log,
                 stderr=log,
             )
-        try:
-            wait_until(self.listens, f"dockerd listens; see {folder}/dockerd.log")
-            self("load", "-q", "-i", str(archive), timeout=300)
-        except BaseException:
-            self.close()
-            raise
 
-    def listens(self):
-        return self("info", check=False).returncode == 0
+    def cannot_start(self):
+        """Wait until it listens; where it ended instead, its last words; else empty."""
+
+        def listens():
+            return self("info", check=False).returncode == 0
+
+        log = self.folder / "dockerd.log"
+        wait_until(
+            lambda: self.daemon.poll() is not None or listens(), f"dockerd listens; see {log}"
+        )
+        return "" if self.daemon.poll() is None else log.read_text().strip().splitlines()[-1]
 
     def registry_address(self, registry):
         return registry.also_on(self.bridge)
@@ -203,6 +215,11 @@ class Container:
 
     def python(self, code, user="0"):
         return self.exec("/opt/sagitta/bin/python", "-I", "-c", code, user=user)
+
+    def process_one(self):
+        """Facts on PID 1, from inside: the words behind each name of its status."""
+        lines = self.python("print(open('/proc/1/status').read())").splitlines()
+        return {name: words.split() for name, _, words in (line.partition(":") for line in lines)}
 
     def wait_exit(self):
         """Exit code, once it has ended by itself."""

@@ -56,6 +56,46 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- if and (kindIs "float64" .) (eq (floor .) .) -}}{{ int64 . }}{{- else -}}{{ . }}{{- end -}}
 {{- end -}}
 
+{{/* The variables that the chart sets itself; engine.extraEnv may replace any of them. */}}
+{{- define "engine.env" -}}
+{{- $registry := include "engine.registrySecret" . -}}
+- name: DEBUG
+  value: {{ .Values.engine.debug | quote }}
+# The documented chart's name for the same; this engine reads DEBUG.
+- name: RUST_LOG
+  value: {{ ternary "debug" "info" .Values.engine.debug }}
+- name: OCI_REGISTRY
+  valueFrom:
+    secretKeyRef: {name: {{ $registry }}, key: URI}
+- name: OCI_USERNAME
+  valueFrom:
+    secretKeyRef: {name: {{ $registry }}, key: USERNAME}
+- name: OCI_PASSWORD
+  valueFrom:
+    secretKeyRef: {name: {{ $registry }}, key: PASSWORD}
+{{- with .Values.engine.pipelineUrl }}
+- name: PIPELINE_URL
+  value: {{ . | quote }}
+{{- end }}
+{{- if .Values.edgeBundle }}
+- name: EDGE_BUNDLE
+  valueFrom:
+    secretKeyRef: {name: {{ include "engine.bundleSecret" . }}, key: EDGE_BUNDLE}
+{{- end }}
+- name: CONFIG_CPUS
+  value: {{ .Values.engine.cpus | quote }}
+- name: CONFIG_MEMORY
+  value: {{ .Values.engine.memory | quote }}
+- name: FLIGHT_PORT
+  value: {{ ternary (toString .Values.flight.port) "" .Values.flight.enabled | quote }}
+- name: METRICS_PORT
+  value: {{ .Values.metrics.port | quote }}
+{{- if .Values.gpu.enabled }}
+- name: ACCELERATOR
+  value: cuda
+{{- end }}
+{{- end -}}
+
 {{/* Everything that must hold between values, with one sentence each; rendered first. */}}
 {{- define "engine.check" -}}
 {{- if not .Values.ociRegistry.existingSecret -}}
