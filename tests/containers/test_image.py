@@ -3,10 +3,12 @@
 import json
 import os
 import pathlib
-import subprocess
+import re
 import sys
+import tomllib
 
 import pytest
+from support.containers import Podman, closing
 
 ROOT = pathlib.Path(__file__).parents[2]
 SITE_PACKAGES_BYTES = 300_000_000
@@ -166,15 +168,19 @@ def test_lock_files_pin_every_wheel_by_hash():
         assert "://" not in text, "a lock file names no registry"
 
 
-@pytest.mark.parametrize(("kind", "extra"), [("cpu", "cpu"), ("gpu-cuda13", "gpu")])
+@pytest.mark.parametrize(
+    ("kind", "extra"), [("cpu", "cpu"), ("gpu-cuda13", "gpu"), ("gpu-cuda12", "gpu-cuda12")]
+)
 def test_lock_files_hold_what_the_project_asks_for(kind, extra):
-    tomllib = pytest.importorskip("tomllib")
+    requirements = pytest.importorskip("packaging.requirements")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
     text = (ROOT / "containers" / f"{kind}.lock").read_text()
+    locked = dict(re.findall(r"^([a-z0-9-]+)==([^ ;\\]+)", text, re.MULTILINE))
 
-    for requirement in project["dependencies"] + project["optional-dependencies"][extra]:
-        name = requirement.split(";")[0].split("[")[0].split(">")[0].split("=")[0].split("<")[0]
-        assert f"\n{name.strip()}==" in f"\n{text}", f"renew the lock files: {name} is missing"
+    for line in project["dependencies"] + extras[extra] + extras["signing"]:
+        asked = requirements.Requirement(line)
+        assert locked.get(asked.name, "none") in asked.specifier, f"run containers/lock.sh: {line}"
 
 
 @pytest.fixture(scope="session")
@@ -196,20 +202,24 @@ def test_gpu_libraries_load_up_to_the_driver(inside, gpu_image):
     assert inside(code, image=gpu_image).strip() == "loaded"
 
 
-def test_gpu_image_without_a_gpu_says_so_and_ends(podman, gpu_image):
-    done = subprocess.run(
-        [
-            *(*podman.command, "run", "--rm", "--network", "none", "-e", "ACCELERATOR=cuda"),
-            *("-v", f"{ROOT}/examples/house-price/pipeline:/pipeline:ro"),
-            *("-e", "PIPELINE_URL=oci-layout:/pipeline:v1"),
-            gpu_image,
-        ],
+def test_gpu_image_without_a_gpu_says_so_and_ends(podman, gpu_image, from_layout):
+    done = podman(
+        *("run", "--rm", "--network", "none", "-e", "ACCELERATOR=cuda", *from_layout, gpu_image),
         check=False,
-        capture_output=True,
-        text=True,
-        timeout=120,
     )
 
     assert done.returncode == 3, done.stdout + done.stderr
-    assert "cuda" in (done.stdout + done.stderr).lower()
-    assert "Traceback" not in done.stderr
+    assert "ACCELERATOR=cuda, but model 'house-price' would run on CPU" in done.stdout + done.stderr
+    assert "was the container started with --gpus all?" in done.stdout + done.stderr
+    assert "Traceback" not in done.stdout + done.stderr
+
+
+def test_gpu_image_left_to_choose_serves_without_a_gpu_and_says_so(
+    podman, gpu_image, from_layout, check_documented_requests
+):
+    with closing(Podman(podman.command, gpu_image, {})) as runtime:
+        container = runtime.run(*from_layout).wait_ready()
+
+        check_documented_requests(container.url)
+        assert "CPUExecutionProvider" in container.logs()
+        assert container.stop() == 0

@@ -131,7 +131,6 @@ QUADLET = {  # key of a [Container] section -> the flag that Quadlet makes of it
     "Volume": "-v={}",
     "User": "--user={}",
     "ReadOnly": "--read-only={}",
-    "Tmpfs": "--tmpfs={}",
     "DropCapability": "--cap-drop={}",
     "NoNewPrivileges": "--security-opt=no-new-privileges",
 }

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import secrets
 import shutil
 import signal
 import socket
@@ -112,7 +113,7 @@ class Runtime:
 
     def run(self, *flags, command=(), network=None, publish=True):
         """``run -d`` with the flags of a documented line; returns at once."""
-        name = f"sagitta-test-{len(self.started)}-{os.getpid()}"
+        name = f"sagitta-test-{secrets.token_hex(6)}"
         self.started.append(name)
         port, flight_port = free_port(), free_port()
         flags = [*(self.network if network is None else network), *flags]
