@@ -3,7 +3,8 @@
 Rules that hold here:
 - The only reader of the process environment; everything else is passed what it needs.
 - A subcommand's module is imported when that subcommand runs, so that none pays for another.
-- Exit codes: 0 stopped as asked, 1 a bug, 2 bad usage or configuration, 3 cannot start.
+- Exit codes: 0 stopped as asked, 1 a bug, 2 bad usage or configuration, 3 cannot start; 130 for a
+  command that was interrupted before its end.
 - What is written on the way out has every secret taken out of it.
 """
 
@@ -22,6 +23,7 @@ __all__ = ["main"]
 EXIT_BUG = 1
 EXIT_BAD_CONFIGURATION = 2
 EXIT_CANNOT_START = 3
+EXIT_INTERRUPTED = 130  # 128 and SIGINT, as shells count
 SECRET_VARIABLES = ("EDGE_BUNDLE", "OCI_PASSWORD")
 
 
@@ -61,6 +63,11 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
         return _fail(EXIT_BAD_CONFIGURATION, str(error), environ)
     except StartupError as error:
         return _fail(EXIT_CANNOT_START, str(error), environ)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:  # nobody reads any more, as behind `head`: nothing is left to say
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_INTERRUPTED
     except Exception:  # noqa: BLE001  # the top of the process: report the bug and end
         import traceback  # noqa: PLC0415  # 5 ms that only a bug pays
 

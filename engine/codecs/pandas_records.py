@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
     Text: TypeAlias = bytes | Callable[[], list[bytes]]
 
-__all__ = ["write_batch_records", "write_records"]
+__all__ = ["write_batch_lines", "write_batch_records", "write_records"]
 
 NUMPY = orjson.OPT_SERIALIZE_NUMPY
 
@@ -81,19 +81,28 @@ def write_batch_records(batch: pa.RecordBatch, dataset: Dataset = EVERYTHING) ->
     Raises:
         SchemaMismatchError: the dataset names an unknown column.
     """
+    return _write_rows(_batch_texts(batch), batch.num_rows, dataset) if batch.num_rows else b"[]"
+
+
+def write_batch_lines(batch: pa.RecordBatch) -> bytes:
+    """The same rows, one JSON object a line; nothing for no rows."""
     if not batch.num_rows:
-        return b"[]"
-    texts: dict[Path, Text] = {
-        path: _bind(_column_texts, array) for path, (_, array) in leaf_columns(batch).items()
-    }
-    return _write_rows(texts, batch.num_rows, dataset)
+        return b""
+    return _write_rows(_batch_texts(batch), batch.num_rows, EVERYTHING, between=b"\n")[1:-1] + b"\n"
 
 
-def _write_rows(texts: dict[Path, Text], rows: int, dataset: Dataset) -> bytes:
+def _batch_texts(batch: pa.RecordBatch) -> dict[Path, Text]:
+    columns = leaf_columns(batch).items()
+    return {path: _bind(_column_texts, array) for path, (_, array) in columns}
+
+
+def _write_rows(
+    texts: dict[Path, Text], rows: int, dataset: Dataset, between: bytes = b","
+) -> bytes:
     selection = dataset.select(list(texts))
     template = _Template()
     _write_object(template, [(selection.key(path), texts[path]) for path in selection.paths])
-    return template.fill(rows)
+    return template.fill(rows, between)
 
 
 def _leaf_texts(result: InferResult) -> dict[Path, Text]:
@@ -139,15 +148,15 @@ class _Template:
         else:
             self.constants[-1] += text
 
-    def fill(self, rows: int) -> bytes:
+    def fill(self, rows: int, between: bytes) -> bytes:
         constants = list(map(bytes, self.constants))
         if not self.varying:
-            return b"[%b]" % b",".join([constants[0]] * rows)
+            return b"[%b]" % between.join([constants[0]] * rows)
         lines = self.varying[0]
         for piece, texts in zip(constants[1:-1], self.varying[1:], strict=True):
             lines = [line + piece + text for line, text in zip(lines, texts, strict=True)]
-        between = b"%b,%b" % (constants[-1], constants[0])
-        return b"[%b%b%b]" % (constants[0], between.join(lines), constants[-1])
+        seam = b"%b%b%b" % (constants[-1], between, constants[0])
+        return b"[%b%b%b]" % (constants[0], seam.join(lines), constants[-1])
 
 
 def _write_object(template: _Template, items: Sequence[tuple[Path, Text]]) -> None:

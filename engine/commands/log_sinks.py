@@ -1,20 +1,23 @@
 """What ``sagitta logs`` writes: a table to look at, or a file to work with.
 
 Rules that hold here:
-- A file is complete or not there: it is written beside its name and renamed at the end.
+- A file is complete or not there: it is written beside its name and renamed at the end. A pipe or
+  a device is no file: it is written to, and never replaced.
+- What clients sent is shown on a terminal without the characters that steer one.
 - A log may change its columns; JSON holds any, Arrow and Parquet files hold one kind each: where
   the columns change a next file is begun, ``name-2.parquet`` behind ``name.parquet``.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import sys
 from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
-from engine.codecs.pandas_records import write_batch_records
+from engine.codecs.pandas_records import write_batch_lines, write_batch_records
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -31,6 +34,9 @@ class Sink(Protocol):
 
     def close(self) -> list[str]:
         """Complete what was written; the names of the files."""
+
+    def discard(self) -> None:
+        """Remove what cannot be completed."""
 
 
 class TableSink:
@@ -57,7 +63,7 @@ class TableSink:
             self._print(time, named if count else "-", _short(row["out"]), _short(row["in"]))
 
     def _print(self, time: str, anomaly: str, out: str, into: str) -> None:
-        line = f"{time:<24}  {anomaly:<9}  {out:<32}  {into}"
+        line = _printable(f"{time:<24}  {anomaly:<9}  {out:<32}  {into}")
         text = line if len(line) <= self._width else f"{line[: self._width - 1]}…"
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
@@ -65,6 +71,15 @@ class TableSink:
     def close(self) -> list[str]:
         """Nothing is open."""
         return []
+
+    def discard(self) -> None:
+        """Nothing is kept."""
+
+
+def _printable(text: str) -> str:
+    if text.isprintable():
+        return text
+    return "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in text)
 
 
 def _short(columns: dict[str, object]) -> str:
@@ -108,12 +123,10 @@ class JsonSink:
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Write some rows."""
-        text = write_batch_records(batch)[1:-1]
         if self._lines:
-            # between rows only: inside a text the quotation mark would be escaped
-            self._file.write(text.replace(b'},{"time":', b'}\n{"time":') + b"\n")
+            self._file.write(write_batch_lines(batch))
         else:
-            self._file.write((b"," if self._rows else b"[") + text)
+            self._file.write((b"," if self._rows else b"[") + write_batch_records(batch)[1:-1])
         self._rows += batch.num_rows
         if self._target is None:
             self._file.flush()
@@ -128,6 +141,12 @@ class JsonSink:
         self._file.close()
         _beside(self._target).replace(self._target)
         return [str(self._target)]
+
+    def discard(self) -> None:
+        """Remove the file."""
+        if self._target is not None:
+            self._file.close()
+            _remove(self._target)
 
 
 class FileSink:
@@ -155,6 +174,14 @@ class FileSink:
             _beside(path).replace(path)
         return [str(path) for path in self._paths]
 
+    def discard(self) -> None:
+        """Remove the files."""
+        with contextlib.suppress(OSError):  # what it still holds may be what cannot be written
+            if self._writer is not None:
+                self._writer.close()
+        for path in self._paths:
+            _remove(path)
+
     def _begin(self, schema: pa.Schema) -> None:
         if self._writer is not None:
             self._writer.close()
@@ -172,4 +199,11 @@ class FileSink:
 
 
 def _beside(path: Path) -> Path:
-    return path.with_name(f".{path.name}.part")
+    """What is written until it is complete."""
+    is_special = path.exists() and not path.is_file()
+    return path if is_special else path.with_name(f".{path.name}.part")
+
+
+def _remove(path: Path) -> None:
+    if _beside(path) != path:
+        _beside(path).unlink(missing_ok=True)

@@ -85,16 +85,16 @@ class EngineSource:
             ca_file: PEM certificates to trust beside the system's.
 
         Raises:
-            ConfigError: it is no such URL.
+            ConfigError: it is no such URL, or the file holds no certificates.
         """
-        parts = urllib.parse.urlsplit(url)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ConfigError(f"{url!r} is no URL of an engine: write http://host:8080")
         self._url = url
-        self._host, self._port = parts.hostname, parts.port
-        self._context = ssl.create_default_context() if parts.scheme == "https" else None
+        scheme, self._host, self._port = _address(url)
+        self._context = ssl.create_default_context() if scheme == "https" else None
         if self._context is not None and ca_file is not None:
-            self._context.load_verify_locations(ca_file)
+            try:
+                self._context.load_verify_locations(ca_file)
+            except OSError as error:  # that of TLS is one too
+                raise ConfigError(f"--ca-file {ca_file}: {error.strerror}") from error
         self._headers = {"Accept": ARROW_STREAM, "Content-Type": "application/json"}
         if token:
             self._headers["Authorization"] = f"Bearer {token}"
@@ -114,10 +114,20 @@ class EngineSource:
         cursor = {} if self._partition is None else {self._partition: query.start_row}
         body = json.dumps(cursor if query.start_row is not None else {}).encode()
         status_text, content = self._post(f"/logs?{urllib.parse.urlencode(words)}", body)
-        status = json.loads(status_text)
-        ((self._partition, next_row),) = status["next"].items()
-        batches = pa.ipc.open_stream(content).read_all().combine_chunks().to_batches()
-        return LogPage(batches[0] if batches else None, status["status"], next_row)
+        try:
+            status = json.loads(status_text)
+            ((self._partition, next_row),) = status["next"].items()
+            batches = pa.ipc.open_stream(content).read_all().combine_chunks().to_batches()
+            return LogPage(batches[0] if batches else None, status["status"], next_row)
+        except (
+            pa.ArrowException,
+            OSError,
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+        ) as error:
+            raise StartupError(f"{self._url} does not answer as an engine does: {error}") from error
 
     def _post(self, path: str, body: bytes) -> tuple[str, bytes]:
         connection = (
@@ -136,7 +146,18 @@ class EngineSource:
                 raise StartupError(f"{self._url} cannot be read: {error}") from error
         if reply.status != 200:
             raise StartupError(f"{self._url} answers {reply.status}: {_error_text(content)}")
-        return reply.headers["x-iteration-status"], content
+        return reply.headers.get("x-iteration-status", ""), content
+
+
+def _address(url: str) -> tuple[str, str, int | None]:
+    """Scheme, host and port."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme in {"http", "https"} and parts.hostname:
+            return parts.scheme, parts.hostname, parts.port
+    except ValueError:
+        pass  # brackets or a port that are none
+    raise ConfigError(f"{url!r} is no URL of an engine: write http://host:8080")
 
 
 def _error_text(body: bytes) -> str:

@@ -26,6 +26,7 @@ __all__ = ["run"]
 
 FORMATS = ("table", "json", "jsonl", "arrow", "parquet")
 TABLE_ROWS = 20
+SEARCH_ROWS = 1000  # of a page, where only some of its rows are wanted
 FOLLOW_S = 1.0
 FOREVER_MS = 253_402_300_799_999  # the last moment of the year 9999
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
@@ -55,19 +56,34 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     options = _parser().parse_args(arguments)
     form = _format(options)
     query = _query(options)
-    with _source(options) as source, contextlib.suppress(KeyboardInterrupt, BrokenPipeError):
-        copy = _Copy(source, _sink(form, options.output), options.anomalies_only)
-        if query.time_range_ms is None and form == "table" and options.output is None:
-            copy.newest(options.rows or TABLE_ROWS)
-        else:
-            copy.all(query, options.rows)
+    with _source(options) as source, _explained():
+        sink = _sink(form, options.output)
+        copy = _Copy(source, sink, options.anomalies_only)
         try:
-            while options.follow:
-                time.sleep(FOLLOW_S)
-                copy.all(PageQuery(copy.next_row), None)
-        finally:
+            if query.time_range_ms is None and form == "table":
+                copy.newest(options.rows or TABLE_ROWS)
+            else:
+                copy.all(query, options.rows)
+            with contextlib.suppress(KeyboardInterrupt):  # which is how following ends
+                while options.follow:
+                    time.sleep(FOLLOW_S)
+                    copy.all(PageQuery(copy.next_row), None)
             copy.finish()
+        except BaseException:
+            sink.discard()
+            raise
     return 0
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """What the disk does as a StartupError; a reader that goes away is the command's own end."""
+    try:
+        yield
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        raise StartupError(f"cannot write: {error}") from error
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -114,11 +130,11 @@ def _query(options: argparse.Namespace) -> PageQuery:
 
 
 def _moment_ms(text: str) -> int:
-    ago = re.fullmatch(r"(\d+)([smhd])", text)
+    ago = re.fullmatch(r"(\d{1,9})([smhd])", text)
     if ago:
-        return int((time.time() - int(ago[1]) * UNITS_S[ago[2]]) * 1000)
+        return max(int((time.time() - int(ago[1]) * UNITS_S[ago[2]]) * 1000), 0)
     try:
-        return int(datetime.fromisoformat(text).astimezone().timestamp() * 1000)
+        return max(int(datetime.fromisoformat(text).astimezone().timestamp() * 1000), 0)
     except (ValueError, OverflowError) as error:
         raise ConfigError(
             f"{text!r} is no moment: write 15m, 2h, 7d, or 2026-01-31T12:00:00Z"
@@ -136,9 +152,11 @@ def _source(options: argparse.Namespace) -> Iterator[LogSource]:
     token = None
     if options.token_file is not None:
         try:
-            token = options.token_file.read_text().split("\n")[0].strip()
+            token = options.token_file.read_bytes().split(b"\n")[0].strip().decode("latin-1")
         except OSError as error:
             raise ConfigError(f"--token-file {options.token_file}: {error.strerror}") from error
+        if not token.isprintable():
+            raise ConfigError(f"--token-file {options.token_file}: its first line is no token")
     yield EngineSource(options.source, token=token, ca_file=options.ca_file)
 
 
@@ -166,17 +184,27 @@ class _Copy:
 
     def newest(self, rows: int) -> None:
         """Copy the newest rows, the oldest of them first."""
-        page = self._source.page(PageQuery(page_rows=rows, descending=True))
-        if page.batch is not None:
-            order = range(page.batch.num_rows - 1, -1, -1)
-            self.next_row = page.next_row + page.batch.num_rows
-            self._take(page.batch.take(pa.array(order, pa.int64())), rows)
+        newest_first: list[pa.RecordBatch] = []
+        status, before = "", None
+        while status != "All" and rows > 0:
+            page_rows = SEARCH_ROWS if self._anomalies_only else rows
+            page = self._source.page(PageQuery(before, page_rows=page_rows, descending=True))
+            status, before = page.status, page.next_row
+            if page.batch is None:
+                break
+            self.next_row = self.next_row or page.next_row + page.batch.num_rows
+            newest_first.append(self._wanted(page.batch).slice(0, rows))
+            rows -= newest_first[-1].num_rows
+        for batch in reversed(newest_first):
+            order = range(batch.num_rows - 1, -1, -1)
+            self._write(batch.take(pa.array(order, pa.int64())))
 
     def all(self, query: PageQuery, limit: int | None) -> None:
         """Copy what a query matches, up to so many rows."""
         for batch, row in read_batches(self._source.page, query, FOREVER_MS):
             self.next_row = row
-            self._take(batch, None if limit is None else limit - self._rows)
+            wanted = self._wanted(batch)
+            self._write(wanted if limit is None else wanted.slice(0, limit - self._rows))
             if limit is not None and self._rows >= limit:
                 break
 
@@ -187,20 +215,19 @@ class _Copy:
             sys.stderr.write("\r\033[K")
         if names:
             sys.stderr.write(f"{self._rows:,} rows written to {', '.join(names)}\n")
+        elif isinstance(self._sink, FileSink):
+            sys.stderr.write("no rows: no file was written\n")
 
-    def _take(self, batch: pa.RecordBatch, most: int | None) -> None:
-        if self._anomalies_only:
-            counts = batch.column("anomaly").field("count").to_pylist()
-            batch = batch.filter(pa.array([count > 0 for count in counts], pa.bool_()))
-        batch = batch if most is None else batch.slice(0, most)
+    def _wanted(self, batch: pa.RecordBatch) -> pa.RecordBatch:
+        if not self._anomalies_only:
+            return batch
+        counts = batch.column("anomaly").field("count").to_pylist()
+        return batch.filter(pa.array([count > 0 for count in counts], pa.bool_()))
+
+    def _write(self, batch: pa.RecordBatch) -> None:
         if not batch.num_rows:
             return
-        try:
-            self._sink.write(batch)
-        except OSError as error:
-            if isinstance(error, BrokenPipeError):
-                raise
-            raise StartupError(f"cannot write: {error}") from error
+        self._sink.write(batch)
         self._rows += batch.num_rows
         self._bytes += batch.nbytes
         if self._is_watched:

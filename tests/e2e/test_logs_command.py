@@ -1,8 +1,11 @@
 """``sagitta logs`` as a person types it, at a running engine and at a stopped one's folder."""
 
 import os
+import signal
+import socket
 import subprocess
 import sys
+import threading
 
 import orjson
 import pyarrow as pa
@@ -85,6 +88,25 @@ def test_a_table_of_the_newest_rows(engine):
     assert "x=[0.5,1.5,2.5,3.5]" in lines[0]
 
 
+def test_a_table_goes_on_where_the_columns_change(engine):
+    """A page ends there; the rows asked for do not."""
+    assert engine.post("/infer", [{"x": [1.0] * 4, "note": "new"}]).status == 200
+
+    output, _ = logs(engine.base_url, "--rows", 3)
+
+    lines = output.decode().splitlines()[1:]
+    assert ["note=new" in line for line in lines] == [False, False, True]
+
+
+def test_a_table_shows_no_control_characters(engine):
+    row = {"x": [1.0] * 4, "note": "\x1b[31mred\nline"}
+    assert engine.post("/infer", [row]).status == 200
+
+    output, _ = logs(engine.base_url, "--rows", 1)
+
+    assert r"note=\x1b[31mred\nline" in output.decode().splitlines()[1]
+
+
 @pytest.mark.parametrize("form", ["json", "jsonl"])
 def test_json_is_the_rows_of_the_endpoint(engine, form):
     rows = engine.post("/logs", b"{}").json
@@ -94,6 +116,15 @@ def test_json_is_the_rows_of_the_endpoint(engine, form):
     found = orjson.loads(output) if form == "json" else list(map(orjson.loads, output.splitlines()))
     assert found == rows
     assert len(rows) == 5
+
+
+def test_a_row_is_one_line_whatever_is_in_it(engine):
+    events = [{"time": 1}, {"time": 2}]  # as if a row ended there and the next began
+    assert engine.post("/infer", [{"x": [0.5] * 4, "events": events}] * 2).status == 200
+
+    lines = logs(engine.base_url, "-f", "jsonl")[0].splitlines()
+
+    assert [orjson.loads(line)["in"].get("events") for line in lines] == [None] * 5 + [events] * 2
 
 
 def test_files_hold_the_rows(engine, tmp_path):
@@ -122,6 +153,62 @@ def test_times_choose_rows(engine):
     assert len(orjson.loads(logs(engine.base_url, "-f", "json", "--since", "1h")[0])) == 5
     assert logs(engine.base_url, "-f", "json", "--until", "1h")[0] == b"[]\n"
     assert logs(engine.base_url, "-f", "json", "--since", "2100-01-01T00:00:00Z")[0] == b"[]\n"
+
+
+def test_no_rows_are_no_file(engine, tmp_path):
+    _, errors = logs(engine.base_url, "-o", tmp_path / "out.parquet", "--since", "2100-01-01")
+
+    assert errors == "no rows: no file was written\n"
+    assert not list(tmp_path.glob("out*"))
+
+
+def test_a_device_is_written_to_and_never_replaced(engine, tmp_path):
+    pipe = tmp_path / "out.jsonl"
+    os.mkfifo(pipe)
+    with command(engine.base_url, "-o", pipe) as process:
+        with pipe.open("rb") as reader:
+            assert len(reader.read().splitlines()) == 5
+        process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0
+    assert pipe.is_fifo()
+    _, errors = logs(engine.base_url, "-f", "json", "-o", "/dev/full", code=3)
+    assert errors == "sagitta: cannot write: [Errno 28] No space left on device\n"
+    assert not os.path.isfile("/dev/full")
+
+
+def test_an_interrupted_export_leaves_no_file(tmp_path):
+    """An engine that takes the question and never answers: the export is under way."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        with command(url, "-o", tmp_path / "out.json") as process:
+            connection, _ = listener.accept()
+            assert list(tmp_path.glob(".out.json.part"))
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=DEADLINE_S)
+            connection.close()
+
+    assert process.returncode == 130
+    assert errors == b""
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("answer", ["", "x-iteration-status: {}\r\n", "x-iteration-status: 5\r\n"])
+def test_what_is_no_engine_is_said_to_be_none(answer):
+    def serve(listener):
+        connection, _ = listener.accept()
+        with connection:
+            connection.recv(65536)
+            connection.sendall(
+                f"HTTP/1.1 200 OK\r\n{answer}Content-Length: 5\r\n\r\nhello".encode()
+            )
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        thread = threading.Thread(target=serve, args=[listener])
+        thread.start()
+        _, errors = logs(f"http://127.0.0.1:{listener.getsockname()[1]}", code=3)
+        thread.join()
+
+    assert "does not answer as an engine does" in errors
 
 
 def test_following_shows_what_comes(engine):
@@ -163,6 +250,8 @@ def test_anomalies_only(engine_process, tmp_path):
     for value in (1.0, 1e9, 2.0):
         assert running.post("/infer", [{"x": [value] * 4}]).status == 200
 
+    table = logs(running.base_url, "--anomalies-only", "-n", 1)[0].decode().splitlines()
+    assert "1 large" in table[1]  # though the newest row has none
     rows = orjson.loads(logs(running.base_url, "-f", "json", "--anomalies-only")[0])
 
     assert [row["in"]["x"][0] for row in rows] == [1e9]
@@ -176,6 +265,14 @@ def test_anomalies_only(engine_process, tmp_path):
         (["/nowhere"], 3, "holds no inference log"),
         (["-f", "parquet"], 2, "--output"),
         (["ftp://host"], 2, "http://host:8080"),
+        (["http://host:abc"], 2, "http://host:8080"),
+        (["http://[::1"], 2, "http://host:8080"),
+        (["https://host", "--ca-file", "/nowhere"], 2, "--ca-file /nowhere: No such file"),
+        (["https://host", "--ca-file", __file__], 2, "--ca-file"),
+        (["http://127.0.0.1:1", "--since", "999999999d"], 3, "cannot be read"),
+        (["--since", "9" * 30 + "d"], 2, "15m"),
+        (["-o", "/nowhere/out.json"], 3, "cannot write"),
+        (["http://127.0.0.1:1", "--token-file", sys.executable], 2, "is no token"),
         (["--since", "yesterday"], 2, "15m"),
         (["/tmp", "--follow"], 2, "URL"),
         (["-n", "0"], 2, "1 or more"),
