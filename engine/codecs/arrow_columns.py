@@ -42,6 +42,7 @@ ARROW_TYPES = {  # of every number type
     if element.array_code is not None
 }
 _NUMPY_TYPES = {kind.id: dtype for dtype, kind in ARROW_TYPES.items()}
+_TYPE_IDS = {dtype: kind.id for dtype, kind in ARROW_TYPES.items()}  # None equals np.float64
 _FIXED_SIZE_LIST = pa.list_(pa.null(), 1).id
 _LIST_TYPES = frozenset(
     kind.id for kind in (pa.list_(pa.null()), pa.large_list(pa.null()), pa.list_(pa.null(), 1))
@@ -83,7 +84,7 @@ def dense_values(column: pa.Array, dtype: np.dtype[Any], width: int) -> Array | 
     if kind.id != _FIXED_SIZE_LIST or kind.list_size != width or column.null_count:
         return None
     child = column.values
-    if _NUMPY_TYPES.get(child.type.id) != dtype or child.null_count or not len(column):
+    if child.type.id != _TYPE_IDS.get(dtype) or child.null_count or not len(column):
         return None
     start = child.offset + column.offset * width
     return np.frombuffer(child.buffers()[1], dtype, len(column) * width, start * dtype.itemsize)

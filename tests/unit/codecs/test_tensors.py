@@ -209,3 +209,25 @@ def test_a_bare_scalar_input():
     assert to_tensor(read_json(b'[{"x": 3}]', (bare,)), bare).shape == ()
     with pytest.raises(SchemaMismatchError, match="one bare value"):
         to_tensor(read_json(b'[{"x": 3}, {"x": 4}]', (bare,)), bare)
+
+
+@pytest.mark.parametrize("element", sorted(ELEMENT_TYPES))
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([[True, False, True]] * 400, pa.list_(pa.bool_(), 3)),
+        pa.array([["a", "b", "c"]] * 400, pa.list_(pa.string(), 3)),
+        pa.array([[[1], [2], [3]]] * 400, pa.list_(pa.list_(pa.int64(), 1), 3)),
+        pa.array([[1, 2, 3]] * 400, pa.list_(pa.int64(), 3)),
+    ],
+    ids=lambda column: str(column.type),
+)
+def test_fixed_size_lists_are_read_as_what_they_hold(element, column):
+    """Not as the bytes that lie there: numpy takes None for float64 where the two are compared."""
+    spec = TensorSpec("x", ELEMENT_TYPES[element], (None, 3))
+    try:
+        tensor = to_tensor(Frame(400, {"x": column}), spec)
+    except SchemaMismatchError:
+        return
+    sent = np.array(column.to_pylist()).reshape(400, 3)
+    assert tensor.tolist() == sent.astype(spec.element.numpy).tolist()
