@@ -94,9 +94,12 @@ class Flow:
 
     def feeds(self, specs: Sequence[TensorSpec]) -> list[Array]:
         """The tensors that a model takes, from the request or from the model before it."""
-        if self.outputs is None:
+        outputs = self.outputs
+        if outputs is None:
             return [self.read(spec) for spec in specs]
-        given = {output.name: output for output in self.outputs}
+        if len(outputs) == len(specs) == 1 and outputs[0].name == specs[0].name:  # nearly always
+            return [fit(outputs[0], specs[0])]
+        given = {output.name: output for output in outputs}
         return [fit(given[spec.name], spec) for spec in specs]
 
     def start_step(self) -> int:

@@ -28,7 +28,7 @@ def fit(output: Output, spec: TensorSpec) -> Array:
         SchemaMismatchError: the values of this request have another shape than the model takes.
     """
     values = output.values
-    wanted = spec.shape[1:]
+    wanted = spec.row_shape
     if values.shape[1:] == wanted and wanted:  # nearly always; a ragged output has no such axes
         return values
     if output.ragged:
