@@ -36,8 +36,9 @@ from engine.metrics import Metrics
 from engine.options import PersistFolder, pull_options, read_tokens
 from engine.publish.reference import parse_reference
 from engine.rest.app import metrics_app, rest_app
+from engine.rest.budget import BodyBudget
 from engine.rest.connection import sweep
-from engine.rest.exchange import BodyBudget, Service
+from engine.rest.exchange import Service
 from engine.rest.server import HttpServer, TlsFiles, listen
 from engine.rest.turn import Turn
 from engine.sessions.cpus import available_cpus, intra_op_threads

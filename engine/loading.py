@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 from engine.batching.cost import RunCost
 from engine.batching.line import BatchPolicy
 from engine.codecs.record_batch import record_batch
-from engine.dataplane import RunningPipeline, ServedModel
 from engine.logring import LogRing
 from engine.pipeline.compiler import compile_plan
 from engine.pipeline.definition import DefinitionDraft, parse_definition
@@ -24,6 +23,7 @@ from engine.pipeline.stages import find_stages
 from engine.publish.artifact import version_of
 from engine.publish.progress import progress_for
 from engine.publish.pull import open_artifact
+from engine.running import RunningPipeline, ServedModel
 from engine.sessions.providers import check_provider, choose_providers
 from engine.sessions.session import ModelOptions, ModelSession
 from engine.values import ModelIdentity, PipelineIdentity

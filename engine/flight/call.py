@@ -49,9 +49,10 @@ if TYPE_CHECKING:
 
     from engine.batching.line import Line
     from engine.codecs.ipc_guard import IpcLimits
-    from engine.dataplane import DataPlane, RunningPipeline
+    from engine.dataplane import DataPlane
     from engine.flight.descriptors import Wanted
     from engine.metrics import Metrics
+    from engine.running import RunningPipeline
 
     Part = tuple[pa.RecordBatch, bytes]
 

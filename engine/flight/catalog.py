@@ -27,7 +27,8 @@ from engine.values import Frame
 if TYPE_CHECKING:
     from typing import Final
 
-    from engine.dataplane import DataPlane, RunningPipeline
+    from engine.dataplane import DataPlane
+    from engine.running import RunningPipeline
 
 __all__ = ["ACTIONS", "Catalog"]
 
@@ -103,7 +104,7 @@ class Catalog:
     def infos(self) -> list[fl.FlightInfo]:
         """The pipeline that is served, and the log, each where there is one."""
         listed = []
-        if self._plane.has_pipeline:
+        if self._plane.current is not None:
             wanted = Wanted(self._plane.running.identity.id)
             descriptor = fl.FlightDescriptor.for_path("pipelines", wanted.pipeline)
             listed.append(self.info(wanted, descriptor))

@@ -23,10 +23,9 @@ from engine.errors import (
     DeadlineExceededError,
     EngineError,
     InternalError,
-    OverloadedError,
-    PayloadTooLargeError,
 )
 from engine.request import InferRequest
+from engine.rest.budget import too_large
 from engine.rest.errors import error_reply
 from engine.rest.inference import is_arrow, read_body, write_result
 from engine.values import InferResult
@@ -37,6 +36,7 @@ if TYPE_CHECKING:
 
     from engine.dataplane import DataPlane
     from engine.metrics import Metrics
+    from engine.rest.budget import BodyBudget
     from engine.rest.inference import CallHead
     from engine.rest.media import Reply
     from engine.rest.protocol import EngineProtocol
@@ -44,35 +44,9 @@ if TYPE_CHECKING:
     from engine.tokens import TokenFile
     from engine.values import Frame
 
-__all__ = ["BodyBudget", "Exchange", "Service", "too_large"]
+__all__ = ["Exchange", "Service", "write_outcome"]
 
 INLINE_JSON_BYTES: Final = 1 << 20  # decoded on the event loop: some 3 ms
-
-
-class BodyBudget:
-    """The bytes of request bodies that may be held at a time; used on the event loop only."""
-
-    def __init__(self, max_bytes: int) -> None:
-        """Make an untouched budget of ``max_bytes``."""
-        self._max_bytes = max_bytes
-        self._held_bytes = 0
-
-    def take(self, size_bytes: int) -> None:
-        """Hold more bytes.
-
-        Raises:
-            OverloadedError: that would be more than the bound; nothing was taken.
-        """
-        if self._held_bytes + size_bytes > self._max_bytes:
-            raise OverloadedError(
-                f"the bodies of the requests that are waiting hold {self._held_bytes} bytes "
-                f"(limit: QUEUE_MAX_BYTES={self._max_bytes}): try again shortly"
-            )
-        self._held_bytes += size_bytes
-
-    def give_back(self, size_bytes: int) -> None:
-        """Hold fewer bytes."""
-        self._held_bytes -= size_bytes
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -219,8 +193,7 @@ class Exchange(InferRequest):
 
     def settle(self) -> None:
         """Encode and send the reply, also where something failed."""
-        result, self.outcome, self.frame, self.feeds = self.outcome, None, None, None
-        reply = self._write(result) if isinstance(result, InferResult) else self._refuse(result)
+        reply = write_outcome(self._service, self._head, self)
         if self.queued_ns:  # by a thread of the line
             self._service.turn.send(self._protocol.loop, self._finish, reply)
         else:
@@ -229,7 +202,7 @@ class Exchange(InferRequest):
     def _begin(self) -> None:
         service, protocol = self._service, self._protocol
         if self._error is not None:
-            self._finish(self._refuse(self._error))
+            self._finish(_refuse(service, self._error))
             return
         self.started_ns = time.monotonic_ns()
         try:
@@ -242,7 +215,7 @@ class Exchange(InferRequest):
             else:
                 self.rows = max(body.count(b"{"), 1)  # at most: one for each object
         except Exception as error:  # noqa: BLE001 - a caller is never left waiting, bugs included
-            self._finish(self._refuse(error))
+            self._finish(_refuse(service, error))
             return
         service.turn.add(self, protocol.loop, is_alone=len(protocol.connections) == 1)
 
@@ -257,32 +230,12 @@ class Exchange(InferRequest):
             is_echoed=service.records_by_default or not is_exact,
         )
 
-    def _write(self, result: InferResult) -> Reply:
-        try:
-            reply = write_result(self._head, result, self._service.records_by_default)
-        except Exception as error:  # noqa: BLE001 - every failure is answered, bugs included
-            return self._refuse(error)
-        self._service.metrics.record(
-            result.frame.rows,
-            time.monotonic_ns() - self.started_ns,
-            self.queue_ns,
-            sum(result.elapsed_ns[1:]),
-        )
-        return reply
-
-    def _refuse(self, error: Exception | None) -> Reply:
-        """The reply to a request that cannot be answered, counted."""
-        error = error or InternalError("no outcome")
-        code = error.code if isinstance(error, EngineError) else "internal"
-        self._service.metrics.record_error(code)
-        return error_reply(error)
-
     def _expire(self) -> None:
         text = (
             f"no answer within {self._service.request_timeout_s:g} s (REQUEST_TIMEOUT_S): "
             "the engine is busy, or the request is too large for that time"
         )
-        self._finish(self._refuse(DeadlineExceededError(text)))
+        self._finish(_refuse(self._service, DeadlineExceededError(text)))
 
     def _finish(self, reply: Reply) -> None:
         if self._timer is not None:
@@ -300,8 +253,27 @@ class Exchange(InferRequest):
         self._body = b""
 
 
-def too_large(max_body_bytes: int) -> PayloadTooLargeError:
-    """The refusal of a body over the limit."""
-    return PayloadTooLargeError(
-        f"the body is larger than {max_body_bytes} bytes (MAX_BODY_BYTES): send several requests"
+def write_outcome(service: Service, head: CallHead, request: InferRequest) -> Reply:
+    """Take a request's outcome, count it, and encode it; also where something failed."""
+    outcome, request.outcome = request.outcome, None
+    request.frame = request.feeds = None
+    if not isinstance(outcome, InferResult):
+        return _refuse(service, outcome or InternalError("no outcome"))
+    try:
+        reply = write_result(head, outcome, service.records_by_default)
+    except Exception as error:  # noqa: BLE001 - every failure is answered, bugs included
+        return _refuse(service, error)
+    service.metrics.record(
+        outcome.frame.rows,
+        time.monotonic_ns() - request.started_ns,
+        request.queue_ns,
+        sum(outcome.elapsed_ns[1:]),
     )
+    return reply
+
+
+def _refuse(service: Service, error: Exception) -> Reply:
+    """The reply to a request that cannot be answered, counted."""
+    code = error.code if isinstance(error, EngineError) else "internal"
+    service.metrics.record_error(code)
+    return error_reply(error)

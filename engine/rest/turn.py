@@ -21,7 +21,7 @@ from engine.errors import EngineError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Final
 
     from engine.batching.line import Line
@@ -91,13 +91,19 @@ class Turn:
             self._run(batch)
             calls = rest
 
+    def run_now(self, batch: Sequence[InferRequest]) -> bool:
+        """Run requests of one key here and now, if that is quick and a slot is free."""
+        if not self._is_quick(batch) or not self._line.try_acquire():
+            return False
+        try:
+            self._plane.answer(batch)
+        finally:
+            self._line.release()
+        return True
+
     def _run(self, batch: list[Exchange]) -> None:
         """Run calls of one key here, or put them into the line."""
-        if self._is_quick(batch) and self._line.try_acquire():
-            try:
-                self._plane.answer(batch)
-            finally:
-                self._line.release()
+        if self.run_now(batch):
             return
         for call in batch:
             try:
@@ -108,7 +114,7 @@ class Turn:
             else:
                 call.wait()
 
-    def _is_quick(self, batch: list[Exchange]) -> bool:
+    def _is_quick(self, batch: Sequence[InferRequest]) -> bool:
         first = batch[0]
         if first.frame is None:
             return False

@@ -125,3 +125,24 @@ def test_many_requests_may_wait_behind_another(engine, body, status):
         connection.send(b"GET /models HTTP/1.1\r\nHost: engine\r\n\r\n" + request(body) * many)
         assert connection.receive().status == 200
         assert [connection.receive().status for _ in range(many)] == [status] * many
+
+
+def test_a_lone_row_is_logged_and_counted_as_any_other(serving):
+    """One small row on the only connection goes the shortest way, and leaves the same traces."""
+    log = {"LOCAL_INFERENCE_STORAGE": "100m", "PLATEAU_PAGE_SIZE": "100"}
+    engine = serving("linear", environ=log)
+    wrong = b'[{"x": [1, 2, 3]}]'
+    with engine.connect() as connection:
+        for body, status in ((BODY, 200), (BODY, 200), (wrong, 400), (BODY, 200)):
+            connection.send(request(body))
+            assert connection.receive().status == status
+    with engine.connect() as connection:
+        connection.send(b"POST /logs HTTP/1.1\r\nHost: engine\r\nContent-Length: 2\r\n\r\n{}")
+        rows = json.loads(connection.receive().body)
+    counted = engine.metrics()
+
+    assert [row["in"]["x"] for row in rows] == [[1, 2, 3, 4]] * 3
+    assert [value for name, value in counted.items() if "latency_histogram_ns_count" in name] == [3]
+    assert [value for name, value in counted.items() if "errors" in name and "schema" in name] == [
+        1
+    ]

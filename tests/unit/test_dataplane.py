@@ -2,9 +2,10 @@
 
 import pytest
 
-from engine.dataplane import DataPlane, ServedModel
+from engine.dataplane import DataPlane
 from engine.errors import NotFoundError, NotReadyError
 from engine.metrics import Metrics
+from engine.running import ServedModel
 from engine.values import ModelIdentity, PipelineIdentity
 
 IDENTITY = PipelineIdentity("p", "v1")

@@ -11,6 +11,7 @@ LAYERS = [
     {"values", "config", "console", "memory", "metrics", "refusal", "tokens", "_proto"},
     {"batching", "codecs", "edge", "logring", "pipeline", "publish", "sessions"},
     {"request"},
+    {"running"},
     {"dataplane"},
     {"flight", "loading", "options", "rest"},
     {"app", "commands", "ops"},

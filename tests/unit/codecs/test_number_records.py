@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from engine.codecs.json_body import SMALL_BYTES, read_json
-from engine.codecs.number_records import read_number_records
+from engine.codecs.number_records import read_number_records, read_number_row
 from engine.codecs.tensors import to_tensor
 from engine.errors import EngineError
 from engine.values import ELEMENT_TYPES, TensorSpec
@@ -126,3 +126,89 @@ def _outcome(body, spec, *, is_echoed):
     except EngineError as error:
         return type(error)
     return tensor.shape, tensor.tobytes()
+
+
+ROW_TEXTS = [
+    '[{"x":[1,2]}]',
+    ' [ {"x" : [-0.0, 1e30]} ] ',
+    '[{"x":[3.4028235e38,1e-46]}]',
+    '[{"x":[16777217,0.1]}]',
+    '[{"x":[-128,255]}]',
+    '[{"x":[9223372036854775807,-1]}]',
+    '[{"x":[18446744073709551615,0]}]',
+    '[{"x":[1,1],"x":[2,2]}]',
+]
+OTHER_ROW_TEXTS = [
+    "",
+    "[]",
+    "{}",
+    "[1]",
+    '"x"',
+    '["x"]',
+    "[[1,2]]",
+    '{"x":[1,2]}',
+    '{"x":[[1,2]]}',
+    '[{"x":1}]',
+    '[{"x":"12"}]',
+    '[{"x":{"1":1,"2":2}}]',
+    '[{"x":[]}]',
+    '[{"x":[1]}]',
+    '[{"x":[1,2,3]}]',
+    '[{"x":[[1,2]]}]',
+    '[{"y":[1,2]}]',
+    '[{"x":[1,2],"y":3}]',
+    '[{"x":[1,2]},{"x":[1,2]}]',
+    '[{"x":[true,2]}]',
+    '[{"x":[1,false]}]',
+    '[{"x":[1,null]}]',
+    '[{"x":["1",2]}]',
+    '[{"x":[NaN,1]}]',
+    '[{"x":[1e400,1]}]',
+    '[{"x":[1,2]}',
+]
+
+
+@pytest.mark.parametrize("element", [name for name in ELEMENT_TYPES if name != "string"])
+@pytest.mark.parametrize("text", [*ROW_TEXTS, *OTHER_ROW_TEXTS])
+def test_one_row_is_read_as_the_general_way_reads_it_or_left_to_it(text, element):
+    spec = floats(element, width=2)
+    found = read_number_row(text.encode(), spec)
+    if found is None:
+        return
+    frame = read_json(text.encode(), [spec])
+    columns, tensor = found
+    wanted = to_tensor(frame, spec)
+
+    assert columns == frame.columns
+    assert tensor.dtype == wanted.dtype
+    assert tensor.tobytes() == wanted.tobytes()
+    assert tensor.shape == wanted.shape == (1, 2)
+
+
+@pytest.mark.parametrize("text", ROW_TEXTS)
+def test_one_row_of_numbers_is_read(text):
+    assert read_number_row(text.encode(), floats("double", width=2)) is not None
+
+
+@pytest.mark.parametrize("text", OTHER_ROW_TEXTS)
+def test_any_other_row_is_left_to_the_general_way(text):
+    for element in ("float", "int64"):
+        assert read_number_row(text.encode(), floats(element, width=2)) is None
+
+
+@pytest.mark.parametrize("width", [None, 3])
+def test_a_row_of_another_width_is_left_to_the_general_way(width):
+    assert read_number_row(b'[{"x":[1,2]}]', floats(width=width)) is None
+
+
+@pytest.mark.parametrize("text", ['[{"x":[1e39,1]}]', '[{"x":[1,-1e39]}]'])
+def test_a_number_that_does_not_fit_is_left_to_the_general_way(text):
+    assert read_number_row(text.encode(), floats("float", width=2)) is None
+    with pytest.raises(EngineError, match="does not fit"):
+        to_tensor(read_json(text.encode(), [floats("float", width=2)]), floats("float", width=2))
+
+
+def test_letters_in_the_name_of_a_column_change_nothing():
+    spec = TensorSpec("values", ELEMENT_TYPES["float"], (None, 2))
+    assert read_number_row(b'[{"values":[1,2]}]', spec)[1].tolist() == [[1.0, 2.0]]
+    assert read_number_row(b'[{"values":[1,true]}]', spec) is None

@@ -1,0 +1,178 @@
+"""A loaded pipeline: what it takes and gives, and how requests are run on it.
+
+Rules that hold here:
+- Every request of every shell comes here through ``DataPlane.answer``, alone or with others.
+- Requests are run together only where that was tried at load time and changed no bit; a batch that
+  fails is run again request by request, so that one bad request fails alone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from functools import partial
+from typing import TYPE_CHECKING
+
+from engine.batching.batch import merge, split
+from engine.batching.trial import try_together
+from engine.codecs.tensors import to_tensor
+from engine.errors import InternalError
+from engine.values import InferResult
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.batching.cost import RunCost
+    from engine.batching.line import BatchPolicy
+    from engine.pipeline.plan import Answer, Plan
+    from engine.request import InferRequest
+    from engine.values import Array, Frame, ModelIdentity, Output, PipelineIdentity
+
+__all__ = ["RunningPipeline", "ServedModel"]
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model as ``GET /models`` lists it."""
+
+    identity: ModelIdentity
+    version_id: int | None = None
+
+
+class RunningPipeline:
+    """A loaded pipeline.
+
+    Attributes:
+        identity: its name and version.
+        inputs: what a request must hold.
+        outputs: what one row of an answer holds, ordered by name.
+        models: as ``GET /models`` lists them.
+        cost: how long its runs take; begins with what warming up told.
+        policy: how requests are run together; None where they are not.
+        lone_input: the only input, where one model makes the answer; None where there is more.
+    """
+
+    def __init__(
+        self,
+        identity: PipelineIdentity,
+        plan: Plan,
+        models: tuple[ServedModel, ...],
+        partition: str,
+        cost: RunCost,
+    ) -> None:
+        """Put a started plan to use; ``partition``, edge or host, is named in every record."""
+        self.identity = identity
+        self.inputs = plan.inputs
+        self.outputs = plan.outputs
+        self.models = models
+        self.cost = cost
+        self.policy: BatchPolicy | None = None
+        self._plan = plan
+        self.partition = partition
+        is_lone = plan.joint_model is not None and len(plan.inputs) == 1
+        self.lone_input = plan.inputs[0] if is_lone else None
+        self._is_one_kind = all(None not in spec.row_shape for spec in plan.inputs)
+
+    def allow_batches(self, wanted: BatchPolicy) -> str:
+        """Try whether requests may be run together, and from now on do so if they may.
+
+        Returns the verdict in words, for the log.
+        """
+        model = self._plan.joint_model
+        if model is None:
+            return "request by request: more than one model has a part in the answer"
+        if not model.takes_any_rows or wanted.max_rows < 2:
+            return "request by request: the model, or MAX_BATCH_ROWS, allows no joint runs"
+        verdict = try_together(model.run, model.inputs, wanted.max_rows)
+        if verdict.max_rows:
+            self.policy = dataclasses.replace(wanted, max_rows=verdict.max_rows)
+            return f"requests are run together up to {verdict.max_rows} rows: {verdict.reason}"
+        return f"request by request: {verdict.reason}"
+
+    def feeds(self, frame: Frame) -> tuple[Sequence[Array], object]:
+        """A request's tensors, and what must be equal for requests to share a run.
+
+        Raises:
+            SchemaMismatchError: the rows do not fit the model.
+        """
+        feeds = []
+        for spec in self.inputs:  # a comprehension would be one call more
+            feeds.append(to_tensor(frame, spec))
+        return feeds, self if self._is_one_kind else (self, *(feed.shape[1:] for feed in feeds))
+
+    def infer_together(self, requests: Sequence[InferRequest]) -> None:
+        """Run requests of one key, with their feeds, in one run, and set their outcomes.
+
+        Raises:
+            EngineError: the run failed, or a request cannot be checked; no outcome counts.
+        """
+        model = self._plan.joint_model
+        if model is None:
+            raise InternalError("this pipeline runs no requests together")
+        first = requests[0]
+        total, feeds = first.rows, first.feeds
+        if len(requests) > 1 or feeds is None:
+            rows = [request.rows for request in requests]
+            total = sum(rows)
+            feeds = merge([request.feeds for request in requests if request.feeds is not None])
+        started_ns = time.monotonic_ns()
+        outputs = model.run(feeds, total)
+        run_ns = time.monotonic_ns() - started_ns
+        self.cost.learn(total, run_ns)
+        if len(requests) == 1:
+            self._conclude(first, outputs, run_ns)
+            return
+        if any(len(output.values) != total for output in outputs):
+            raise InternalError(f"model {model.identity.name!r} gave other rows than it was fed")
+        for request, own in zip(requests, split(outputs, rows), strict=True):
+            self._conclude(request, own, run_ns)
+
+    def _conclude(self, request: InferRequest, outputs: tuple[Output, ...], run_ns: int) -> None:
+        frame = request.frame or request.decoded()
+        plan = self._plan
+        request.outcome = InferResult(
+            frame,
+            outputs,
+            time.time_ns() // 1_000_000,
+            (request.parse_ns, run_ns),
+            plan.last_model,
+            self.identity,
+            self.partition,
+            plan.check(frame.columns, frame.rows, outputs) if plan.has_checks else None,
+        )
+
+    def infer(self, frame: Frame, started_ns: int) -> InferResult:
+        """Run a request's rows on the calling thread.
+
+        Args:
+            frame: the decoded request.
+            started_ns: monotonic time when its decoding began.
+
+        Returns:
+            The answer; its arrays live as long as it does.
+
+        Raises:
+            EngineError: the rows do not fit the pipeline, or a model raised.
+        """
+        answer = self._plan.run(frame.columns, frame.rows, partial(to_tensor, frame))
+        if frame.rows:
+            self.cost.learn(frame.rows, time.monotonic_ns() - answer.decoded_ns)
+        return self._result(frame, answer, answer.decoded_ns - started_ns)
+
+    def close(self, timeout_s: float) -> bool:
+        """End the threads of its challengers; whether they ended in time."""
+        return self._plan.close(timeout_s)
+
+    def _result(self, frame: Frame, answer: Answer, parse_ns: int) -> InferResult:
+        return InferResult(
+            frame=frame,
+            outputs=answer.outputs,
+            time_ms=time.time_ns() // 1_000_000,
+            elapsed_ns=(parse_ns, *answer.steps_ns),
+            model=answer.model,
+            pipeline=self.identity,
+            partition=self.partition,
+            checks=answer.checks,
+            shadows=answer.shadows,
+            row_models=answer.row_models,
+        )
