@@ -33,7 +33,7 @@ from engine.dataplane import DataPlane
 from engine.errors import StartupError
 from engine.loading import load_pipeline, open_log
 from engine.metrics import Metrics
-from engine.options import PersistFolder, pull_options, read_tokens
+from engine.options import PersistFolder, pull_options, read_tokens, unmet_settings
 from engine.publish.reference import parse_reference
 from engine.rest.app import metrics_app, rest_app
 from engine.rest.budget import BodyBudget
@@ -93,7 +93,7 @@ class _Engine:
         log.info("Sagitta Engine - Standalone mode")
         for line in config.describe():
             log.debug(line)
-        for warning in config.warnings:
+        for warning in (*config.warnings, *unmet_settings(config)):
             log.warning(warning)
         self.reference = parse_reference(config.pipeline_url)
         self.persist = PersistFolder(config, log.warning)

@@ -6,7 +6,7 @@ Rule that holds here: a part never sees ``EngineConfig``; what it needs is picke
 
 import atexit
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from engine.config import EngineConfig, resolve_persist_dir
@@ -16,7 +16,7 @@ from engine.publish.pull import PullOptions
 from engine.publish.reference import parse_registry
 from engine.tokens import TokenFile
 
-__all__ = ["PersistFolder", "pull_options", "read_tokens", "registry_access"]
+__all__ = ["PersistFolder", "pull_options", "read_tokens", "registry_access", "unmet_settings"]
 
 _CACHE = "oci"
 
@@ -112,3 +112,12 @@ def read_tokens(config: EngineConfig) -> TokenFile | None:
         raise StartupError(
             f"API_TOKEN_FILE {str(config.api_token_file)!r} cannot be read: {error.strerror}"
         ) from error
+
+
+def unmet_settings(config: EngineConfig) -> Iterator[str]:
+    """What was asked for and this version does not do, for the start-up log."""
+    if config.edge is not None:
+        yield (
+            f"EDGE_BUNDLE names {config.edge}: its settings are used, but this version does not "
+            "join an operations centre; the log stays here and the one-time token is not spent"
+        )

@@ -79,8 +79,9 @@ class EngineConfig:
         "Write debug lines to the log. (reference page, Docker Deployment)")
     edge: EdgeBundle | None = variable(
         "EDGE_BUNDLE", None, None, "secret",
-        "Base64 text that joins this edge to its operations centre and may hold any variable of "
-        "this table; read as text, never run. (reference page, Edge Bundle One Time Token)")
+        "Base64 text that names this edge and its operations centre and may hold any variable of "
+        "this table; read as text, never run. This version does not join the centre. (reference "
+        "page, Edge Bundle One Time Token)")
     log_storage_bytes: int | None = variable(
         "LOCAL_INFERENCE_STORAGE", parsers.storage_size, None, "size",
         "Disk space of the inference log, at least 1Mi: k, m, g, t are powers of 1000 and Ki, Mi, "
@@ -88,8 +89,8 @@ class EngineConfig:
         "Edge Locations)")
     upload_page_rows: int | None = variable(
         "PLATEAU_PAGE_SIZE", parsers.integer(1, LARGEST_LIMIT), None, "rows",
-        "Log rows in one upload. Only with LOCAL_INFERENCE_STORAGE. (reference page, Log Retrieval "
-        "from Edge Locations)")
+        "Log rows in one upload to the operations centre; this version uploads none. Only with "
+        "LOCAL_INFERENCE_STORAGE. (reference page, Log Retrieval from Edge Locations)")
     persist_dir: Path | None = variable(
         "PERSIST_DIR", parsers.folder, None, "folder",
         "Keeps credentials, inference log and fetched models; the documented commands mount a "
@@ -159,10 +160,11 @@ class EngineConfig:
         "because the documented edge port asks for none.")
     opscenter_ca_file: Path | None = variable(
         "OPSCENTER_CA_FILE", parsers.existing_file, None, "file",
-        "PEM certificates of the operations centre's private CA.")
+        "PEM certificates of the operations centre's private CA. Not used by this version.")
     opscenter_plaintext: bool = variable(
         "OPSCENTER_PLAINTEXT", parsers.boolean, False, "true or false",
-        "Reach the operations centre without TLS; only where it is on loopback.")
+        "Reach the operations centre without TLS; only where it is on loopback. Not used by this "
+        "version.")
     # fmt: on
     warnings: tuple[str, ...] = ()
     origins: Mapping[str, str] = dataclasses.field(default_factory=dict)  # name -> where it was set

@@ -1,3 +1,3 @@
-"""The edge's side of its operations centre: bundle, identity, log upload, desired publish."""
+"""The edge's side of its operations centre: so far the bundle that names both."""
 
 __all__: list[str] = []

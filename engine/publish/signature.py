@@ -206,5 +206,5 @@ def _require_cryptography() -> None:
         import cryptography  # noqa: F401, PLC0415
     except ImportError as error:
         raise StartupError(
-            "signatures need the cryptography package: pip install 'sagitta[signing]'"
+            "signatures need the cryptography package: pip install cryptography"
         ) from error

@@ -1,5 +1,6 @@
 """Start and stop as a container runtime does it: exit codes, the first words, draining."""
 
+import base64
 import json
 import os
 import signal
@@ -10,6 +11,7 @@ from support import models
 from support.engine import Engine, inference_head
 
 ROW = b'[{"x": [1]}]'
+ROW4 = b'[{"x": [1, 2, 3, 4]}]'
 LONG = 1_500_000  # steps of the slow model: some 2 s
 
 
@@ -135,6 +137,19 @@ def test_an_idle_connection_does_not_hold_the_stop_up(pipeline, engine_process):
         engine.terminate()
 
         assert engine.wait() == 0
+
+
+def test_a_bundle_gives_its_name_and_promises_nothing(pipeline, engine_process):
+    lines = ["EDGE_NAME=edge-7", "JOIN_TOKEN=hush", "OPSCENTER_HOST=ops.example.com"]
+    bundle = base64.b64encode("\n".join(f"export {line}" for line in lines).encode()).decode()
+    engine = engine_process(PIPELINE_URL=str(pipeline), EDGE_BUNDLE=bundle).ready()
+
+    (row,) = engine.post("/infer?dataset[]=metadata.partition", ROW4).json
+
+    assert row["partition"] == "edge-7"
+    assert "does not join an operations centre" in engine.output
+    assert "hush" not in engine.output
+    assert bundle not in engine.output
 
 
 def test_start_up_words(pipeline, engine_process):
