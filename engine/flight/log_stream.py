@@ -123,7 +123,7 @@ def _parameters(query: LogQuery) -> list[tuple[str, str]]:
         "time.start": query.time_start,
         "time.end": query.time_end,
         "dataset.separator": query.dataset_separator,
-        "dataset.flatten": "true" if query.dataset_flatten else "",
+        "dataset.flatten": str(query.dataset_flatten) if query.HasField("dataset_flatten") else "",
     }
     return [
         *((name, text) for name, text in named.items() if text),

@@ -1,10 +1,11 @@
-"""The ``dataset`` query parameters, in JSON and in Arrow alike."""
+"""The ``dataset`` parameters: of ``/infer`` in JSON and in Arrow, and of the log by both shells."""
 
 import urllib.parse
 
 import pyarrow as pa
 import pytest
 from support.engine import ARROW_FILE
+from support.shells import Flight
 
 ROWS = [{"x": [0.0, 1.0, 2.0, 3.0], "id": "a"}, {"x": [4, 5, 6, 7], "id": "b"}]
 METADATA = ["last_model", "pipeline_version", "elapsed", "dropped", "partition"]
@@ -48,9 +49,13 @@ CASES = [  # query -> the keys of a row, nested ones as a list after their name
 ]
 
 
-@pytest.fixture
-def engine(serving):
-    return serving("linear")
+@pytest.fixture(scope="module")
+def engine(serving, tmp_path_factory):
+    """An engine with ``ROWS`` as the first rows of its log."""
+    log = {"LOCAL_INFERENCE_STORAGE": "10m", "PLATEAU_PAGE_SIZE": "10"}
+    engine = serving("linear", environ={**log, "PERSIST_DIR": str(tmp_path_factory.mktemp("log"))})
+    assert engine.post("/infer", ROWS).status == 200
+    return engine
 
 
 def post(engine, query, accept="*/*"):
@@ -78,6 +83,23 @@ def test_columns_in_arrow(engine, query, keys):
     table = pa.ipc.open_file(reply.body).read_all()
     assert table.schema.names == keys
     assert table.num_rows == 2
+
+
+@pytest.mark.parametrize(("query", "keys"), CASES)
+def test_columns_of_the_log(client, engine, query, keys):
+    parameters = "&".join(part for part in query.split("&") if "max_bytes" not in part)
+    if client is Flight:  # a message, in which a name that is not known is an error
+        parameters = parameters.removeprefix("unrelated=1&")
+    shell = client(engine)
+    if keys is None:
+        code, text = shell.log_refused(parameters)
+        assert (code, "invalid path" in text) == (400, True)
+        return
+
+    table, status = shell.log(f"{parameters}&page_size=2")
+
+    assert table.column_names == keys
+    assert (table.num_rows, list(status["next"].values())) == (2, [2])
 
 
 @pytest.mark.parametrize("query", [query for query, keys in CASES if keys])

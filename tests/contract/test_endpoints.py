@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from support import models
 from support.engine import ARROW_FILE, RECORDS
+from support.shells import Flight
 
 VERSION = "693e19b5-0dc7-4afb-9922-e3f7feefe66d"
 ROWS = [{"x": [0.0, 1.0, 2.0, 3.0]}]
@@ -25,44 +26,56 @@ def engine(serving):
     )
 
 
-def test_pipelines_body(engine):
-    reply = engine.get("/pipelines")
-
-    assert reply.status == 200
-    assert reply.headers["content-type"] == "application/json"
-    assert reply.body == (
+def test_pipelines_body(client, engine):
+    assert engine.get("/pipelines").headers["content-type"] == "application/json"
+    assert client(engine).told("pipelines") == (
         b'{"pipelines":[{"id":"edge-cv-retail","version":"7c702eca-8acf-45e0-bdcd-bbb48a5102e5",'
         b'"status":"Running"}]}'
     )
 
 
-def test_models_body(serving):
+def test_models_body(client, serving):
     engine = serving(models.linear(), name="resnet-50", version="p", pipeline="p", **{})
     sha = engine.get("/models").json["models"][0]["sha"]
     content = models.linear()
 
     with_ids = serving(content, name="m", sha=sha, model_version_id=24)
 
-    assert engine.get("/models").body.startswith(
-        b'{"models":[{"name":"resnet-50","sha":"%b","status":"Running","version":"' % sha.encode()
+    assert (
+        client(engine)
+        .told("models")
+        .startswith(
+            b'{"models":[{"name":"resnet-50","sha":"%b","status":"Running","version":"'
+            % sha.encode()
+        )
     )
-    (model,) = with_ids.get("/models").json["models"]
+    (model,) = orjson.loads(client(with_ids).told("models"))["models"]
     assert list(model) == ["name", "sha", "status", "version", "model_version_id"]
     assert model["model_version_id"] == 24
 
 
-def test_recorded_bodies_have_the_same_keys(golden, engine):
+def test_recorded_bodies_have_the_same_keys(client, golden, engine):
+    shell = client(engine)
     recorded = orjson.loads((golden / "edge" / "api_bodies.json").read_bytes())
     pipelines = orjson.loads(recorded["GET /pipelines"]["2024.1+"])["pipelines"][0]
     model = orjson.loads(recorded["GET /models"]["2023.3 (seed)"])["models"][0]
 
-    assert list(engine.get("/pipelines").json["pipelines"][0]) == list(pipelines)
-    assert list(engine.get("/models").json["models"][0]) == list(model)
+    assert list(orjson.loads(shell.told("pipelines"))["pipelines"][0]) == list(pipelines)
+    assert list(orjson.loads(shell.told("models"))["models"][0]) == list(model)
 
 
-def test_health_of_a_running_engine(engine):
+def test_health_of_a_running_engine(client, engine):
+    assert orjson.loads(client(engine).told("health"))["status"] == "Running"
     assert engine.get("/healthz").status == 200
     assert engine.get("/livez").status == 200
+
+
+def test_a_pipeline_by_its_name_is_the_one_that_is_served(client, engine):
+    shell = client(engine)
+
+    (by_name,), (static,) = shell.records(ROWS, "edge-cv-retail"), shell.records(ROWS)
+
+    assert by_name["out"] == static["out"] == {"y": [28.0, 34.0]}
 
 
 def test_pipeline_endpoint_is_the_same_as_infer(engine):
@@ -74,17 +87,19 @@ def test_pipeline_endpoint_is_the_same_as_infer(engine):
     assert outputs[0] == outputs[1] == outputs[2]
 
 
-def test_400(engine):
-    assert "tensor values may not be null" in engine.post("/infer", [{"x": [1, None, 2, 3]}]).error
+def test_400(client, engine):
+    code, text = client(engine).refused([{"x": [1, None, 2, 3]}])
+
+    assert (code, "tensor values may not be null" in text) == (400, True)
 
 
-def test_404(engine):
+def test_404(client, engine):
     unknown = engine.get("/nothing")
-    other = engine.post("/pipelines/other", ROWS)
+    code, text = client(engine).refused(ROWS, "other")
 
-    assert (unknown.status, other.status) == (404, 404)
+    assert (unknown.status, code) == (404, 404)
     assert "POST /infer" in unknown.error
-    assert "'edge-cv-retail'" in other.error
+    assert "'edge-cv-retail'" in text
 
 
 @pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "HEAD", "OPTIONS"])
@@ -119,16 +134,17 @@ def test_409_for_the_endpoints_of_language_models(engine, path):
     assert "POST /infer" in reply.error
 
 
-def test_500_tells_nothing_of_the_inside(serving):
+def test_500_tells_nothing_of_the_inside(client, serving):
     engine = serving("failing")
-    reply = engine.post("/infer", [{"x": [5, 0]}])
+    shell = client(engine)
+    code, text = shell.refused([{"x": [5, 0]}])
 
-    assert reply.status == 500
-    assert "the model failed" in reply.error
-    request_id = reply.error.rpartition(" ")[2]
-    assert "Reshape" not in reply.error
+    assert code == 500
+    assert "the model failed" in text
+    request_id = text.rpartition(" ")[2]
+    assert "Reshape" not in text
     assert "Reshape" in engine.wait_for(f"request {request_id}.*").group()  # for the operator
-    assert engine.post("/infer", [{"x": [0, 1]}]).status == 200
+    assert len(shell.records([{"x": [0, 1]}])) == 1
 
 
 def test_503_until_the_pipeline_is_loaded(tmp_path, engine_process):
@@ -137,7 +153,8 @@ def test_503_until_the_pipeline_is_loaded(tmp_path, engine_process):
     definition = (folder / "pipeline.json").read_bytes()
     (folder / "pipeline.json").unlink()
     os.mkfifo(folder / "pipeline.json")
-    engine = engine_process(PIPELINE_URL=str(folder))
+    engine = engine_process(PIPELINE_URL=str(folder), FLIGHT_PORT="0")
+    flight = Flight(engine)
 
     health, infer = engine.get("/healthz"), engine.post("/infer", ROWS)
     named = engine.post("/pipelines/late", ROWS)
@@ -146,6 +163,11 @@ def test_503_until_the_pipeline_is_loaded(tmp_path, engine_process):
     assert engine.get("/livez").status == 200
     assert engine.get("/pipelines").json == {"pipelines": []}
     assert engine.get("/models").json == {"models": []}
+    assert orjson.loads(flight.told("health")) == {"status": "Loading"}
+    assert orjson.loads(flight.told("pipelines")) == {"pipelines": []}
+    for name in (None, "late"):
+        code, text = flight.refused(ROWS, name)
+        assert (code, text) == (503, infer.error)
     for reply in (infer, named):
         assert reply.status == 503
         assert reply.headers["retry-after"] == "1"
@@ -156,6 +178,7 @@ def test_503_until_the_pipeline_is_loaded(tmp_path, engine_process):
     engine.ready()
     assert engine.get("/healthz").status == 200
     assert engine.post("/pipelines/late", ROWS).status == 200
+    assert len(flight.records(ROWS, "late")) == 1
 
 
 def _curl(engine, folder, line):

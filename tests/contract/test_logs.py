@@ -10,6 +10,7 @@ import pyarrow as pa
 import pytest
 from support import models
 from support.engine import ARROW_FILE, ARROW_STREAM, RECORDS
+from support.shells import Flight, Rest
 
 HOST = socket.gethostname()
 LOG = {"LOCAL_INFERENCE_STORAGE": "100m", "PLATEAU_PAGE_SIZE": "100"}
@@ -26,7 +27,8 @@ def logging_engine(engine_process, tmp_path, golden):
         folder.mkdir(exist_ok=True)
         models.write_pipeline(folder, content, name=name, tensor_fields=["tensor"])
         persist = str(tmp_path / "persist")
-        variables = {"PIPELINE_URL": str(folder), "PERSIST_DIR": persist, **LOG, **environ}
+        variables = {"PIPELINE_URL": str(folder), "PERSIST_DIR": persist, "FLIGHT_PORT": "0"}
+        variables |= {**LOG, **environ}
         return engine_process(**variables).ready()
 
     return start
@@ -64,14 +66,25 @@ def comparable(record, recorded):
     return orjson.dumps({**record, "time": recorded["time"], "out": out, "metadata": metadata})
 
 
-def test_the_page_of_the_reference_is_the_recorded_one(logging_engine, golden):
-    """Two requests, then the documented call: the recorded page, key for key."""
-    recorded = orjson.loads((golden / "recorded" / "edge_logs_lowconn_1000.json").read_bytes())
-    engine = logging_engine()
+@pytest.fixture(scope="module")
+def reference_log(serving, golden, tmp_path_factory):
+    """An engine whose log the reference page shows: a request of one row, then one of 1,000."""
+    engine = serving(
+        (golden / "models" / "rf_model.onnx").read_bytes(),
+        environ={**LOG, "PERSIST_DIR": str(tmp_path_factory.mktemp("reference"))},
+        name="rf-house-price-estimator",
+        tensor_fields=["tensor"],
+    )
     infer(engine, golden / "inputs" / "xtest-1.df.json")
     infer(engine, golden / "inputs" / "smallinputs.df.json")
+    return engine
 
-    response = logs(engine)
+
+def test_the_page_of_the_reference_is_the_recorded_one(reference_log, golden):
+    """Two requests, then the documented call: the recorded page, key for key."""
+    recorded = orjson.loads((golden / "recorded" / "edge_logs_lowconn_1000.json").read_bytes())
+
+    response = logs(reference_log)
 
     assert response.headers["content-type"] == RECORDS
     assert status(response) == {"status": "RecordLimited", "next": {HOST: 1000}}
@@ -84,6 +97,17 @@ def test_the_page_of_the_reference_is_the_recorded_one(logging_engine, golden):
     assert list(frame.columns) == ["time", "in", "out", "anomaly", "metadata"]
     assert len(frame) == 1000
     assert frame["in"][0] == recorded[0]["in"]
+
+
+def test_the_page_of_the_reference_as_arrow(client, reference_log, golden):
+    recorded = orjson.loads((golden / "recorded" / "edge_logs_lowconn_1000.json").read_bytes())
+
+    table, told = client(reference_log).log("page_size=1000")
+
+    assert told == {"status": "RecordLimited", "next": {HOST: 1000}}
+    assert [comparable(*pair) for pair in zip(table.to_pylist(), recorded, strict=True)] == [
+        comparable(record, record) for record in recorded
+    ]
 
 
 def test_rows_of_the_log_are_the_rows_of_the_reply(logging_engine, golden):
@@ -102,44 +126,51 @@ def test_rows_of_the_log_are_the_rows_of_the_reply(logging_engine, golden):
         assert page.body == reply.body
         assert status(page) == {"status": "All", "next": {HOST: start}}
 
+    for infer_shell in (Rest(engine), Flight(engine)):
+        table = infer_shell.table(golden / "inputs" / "cc_data_1k.arrow")
+        for log_shell in (Rest(engine), Flight(engine)):
+            kept, told = log_shell.log("page_size=10000", {HOST: start})
+            assert kept.replace_schema_metadata(None).equals(table, check_metadata=True)
+            assert told == {"status": "All", "next": {HOST: start + 1001}}
+        start += 1001
 
-def test_arrow_page_has_the_schema_of_the_recorded_segment(logging_engine, golden):
+
+def test_arrow_page_has_the_schema_of_the_recorded_segment(client, reference_log, golden):
     segment = pa.ipc.open_file(golden / "edge" / "plateau" / "ws60_1row.recovery.arrow")
-    engine = logging_engine()
-    infer(engine, golden / "inputs" / "xtest-1.df.json")
 
-    page = logs(engine, accept=ARROW_FILE)
+    table, _ = client(reference_log).log("page_size=1")
+
+    recorded = segment.schema.remove_metadata()
+    assert table.schema.remove_metadata().equals(recorded, check_metadata=True)
+    (ours,), (theirs,) = table.to_pylist(), segment.read_all().to_pylist()
+    assert comparable(ours, theirs) == comparable(theirs, theirs)
+
+
+def test_arrow_page_is_a_file_or_a_stream_with_its_status(reference_log):
+    page = logs(reference_log, "?page_size=1", accept=ARROW_FILE)
+    stream = logs(reference_log, "?page_size=1", accept=ARROW_STREAM)
     table = pa.ipc.open_file(page.body)
 
     assert page.headers["content-type"] == ARROW_FILE
-    recorded = segment.schema.remove_metadata()
-    assert table.schema.remove_metadata().equals(recorded, check_metadata=True)
     assert orjson.loads(table.schema.metadata[b"status"]) == status(page)
     assert table.num_record_batches == 1
-    (ours,), (theirs,) = table.read_all().to_pylist(), segment.read_all().to_pylist()
-    assert comparable(ours, theirs) == comparable(theirs, theirs)
-    stream = logs(engine, accept=ARROW_STREAM)
-    assert pa.ipc.open_stream(stream.body).read_all().to_pylist() == [ours]
+    assert pa.ipc.open_stream(stream.body).read_all().equals(table.read_all())
 
 
-def test_a_cursor_walks_through_the_log(logging_engine, golden):
-    engine = logging_engine()
-    for _ in range(3):
-        infer(engine, golden / "inputs" / "biginputs.df.json")
-    seen, body = [], b"{}"
-    while True:
-        page = logs(engine, "?page_size=4", body)
-        seen += page.json
-        body = orjson.dumps(status(page)["next"])
-        if status(page)["status"] == "All":
-            break
+def test_a_cursor_walks_through_the_log(client, reference_log):
+    shell = client(reference_log)
+    rows, cursor, told = [], None, {"status": None}
+    while told["status"] != "All":
+        table, told = shell.log("page_size=300", cursor)
+        rows += table.to_pylist()
+        cursor = told["next"]
 
-    assert len(seen) == 27
-    assert seen == logs(engine).json
-    newest_first = logs(engine, "?order=desc").json
-    assert newest_first == seen[::-1]
-    assert logs(engine, body=b'{"another-edge": 5}').json == seen
-    assert logs(engine, body=body).json == []
+    assert len(rows) == 1001
+    assert rows == shell.log("page_size=10000")[0].to_pylist()
+    newest_first, _ = shell.log("page_size=10000&order=desc")
+    assert newest_first.to_pylist() == rows[::-1]
+    assert shell.log("page_size=5", {"another-edge": 5})[0].to_pylist() == rows[:5]
+    assert shell.log("", cursor)[0].num_rows == 0
 
 
 @pytest.mark.parametrize(
@@ -167,13 +198,13 @@ def serving_log(serving, tmp_path_factory):
     return engine
 
 
-def test_times_limit_a_page(serving_log):
+def test_times_limit_a_page(client, serving_log):
     first = logs(serving_log).json[0]["time"]
     low, high = (pd.Timestamp(first + step, unit="ms", tz="UTC").isoformat() for step in (-1, 1))
 
     def rows(low, high):
-        query = f"?time.start={low}&time.end={high}".replace("+", "%2B")
-        return len(logs(serving_log, query).json)
+        query = f"time.start={low}&time.end={high}".replace("+", "%2B")
+        return client(serving_log).log(query)[0].num_rows
 
     assert rows(low, high) == 2
     assert rows(high, "2100-01-01T00:00:00Z") == 0
@@ -182,18 +213,18 @@ def test_times_limit_a_page(serving_log):
 @pytest.mark.parametrize(
     ("query", "words"),
     [
-        ("?page_size=no", "page_size"),
-        ("?order=sideways", "order"),
-        ("?time.start=2026-01-01T00:00:00Z", "time.end"),
-        ("?dataset[]=nothing", "nothing"),
-        ("?dataset.unknown=1", "dataset.unknown"),
+        ("page_size=no", "page_size"),
+        ("order=sideways", "order"),
+        ("time.start=2026-01-01T00:00:00Z", "time.end"),
+        ("dataset[]=nothing", "nothing"),
+        ("dataset.unknown=1", "dataset.unknown"),
     ],
 )
-def test_a_bad_parameter_is_refused_by_name(serving_log, query, words):
-    response = serving_log.post(f"/logs{query}", b"{}")
+def test_a_bad_parameter_is_refused_by_name(client, serving_log, query, words):
+    code, text = client(serving_log).log_refused(query)
 
-    assert response.status == 400
-    assert words in response.error
+    assert code == 400
+    assert words in text or words.replace(".", "_") in text  # as a message spells it
 
 
 def test_what_cannot_be_written_is_refused(serving_log):
@@ -213,12 +244,12 @@ def test_health_and_metrics_tell_about_the_log(serving_log):
     assert metrics['sagitta_log_commit_ns_bucket{le="+Inf"}'] == 1
 
 
-def test_without_the_variables_the_text_names_them(serving):
-    response = serving("linear").post("/logs", b"{}")
+def test_without_the_variables_the_text_names_them(client, serving):
+    code, text = client(serving("linear")).log_refused()
 
-    assert response.status == 404
-    assert "LOCAL_INFERENCE_STORAGE" in response.error
-    assert "PLATEAU_PAGE_SIZE" in response.error
+    assert code == 404
+    assert "LOCAL_INFERENCE_STORAGE" in text
+    assert "PLATEAU_PAGE_SIZE" in text
 
 
 def test_the_log_outlives_the_engine_that_wrote_it(logging_engine, golden):
@@ -235,13 +266,13 @@ def test_the_log_outlives_the_engine_that_wrote_it(logging_engine, golden):
     assert len(after) == 10
 
 
-def test_an_answer_is_in_the_log_when_it_arrives(logging_engine, golden):
+def test_an_answer_is_in_the_log_when_it_arrives(client, logging_engine, golden):
     """kill -9 right behind every answer loses none of them."""
     for count in range(1, 4):
         engine = logging_engine()
-        infer(engine, golden / "inputs" / "biginputs.df.json")
+        shell = client(engine)
+        assert shell.log()[0].num_rows == 9 * (count - 1)
+        shell.records(golden / "inputs" / "biginputs.df.json")
         engine.process.kill()
         engine.process.wait()
-        engine = logging_engine()
-        assert len(logs(engine).json) == 9 * count
-        engine.stop()
+    assert client(logging_engine()).log()[0].num_rows == 27
