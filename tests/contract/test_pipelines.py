@@ -13,11 +13,10 @@ import pyarrow as pa
 import pytest
 from pyarrow import flight
 from support import models
-from support.engine import ARROW_FILE, DEADLINE_S, RECORDS, Engine
+from support.engine import DEADLINE_S, RECORDS, Engine
 
 MISSING = ({"variable": None}, {"y": None})
 SHOW_ALL = "/infer?dataset[]=*"
-FLAT = "/infer?dataset[]=*&dataset.exclude[]=metadata&dataset.separator=."
 
 
 @pytest.fixture(scope="module")
@@ -56,15 +55,30 @@ def post(engine, path, body, content_type=RECORDS, **headers):
     return response
 
 
-def complete(engine, path, body, names, content_type=RECORDS):
-    """The reply once every challenger was in time."""
+def complete(ask, names):
+    """The only element of the reply, once every challenger was in time."""
     deadline = time.monotonic() + DEADLINE_S
     while True:
-        (element,) = post(engine, path, body, content_type).json
+        (element,) = ask()
         held = element.get("shadow_data", element)
         if all(name in held and held[name] not in MISSING for name in names):
             return element
         assert time.monotonic() < deadline, element
+
+
+def as_float32(value):
+    """A recorded or answered value, its floats as what they stand for."""
+    if isinstance(value, dict):
+        return {name: as_float32(one) for name, one in value.items()}
+    if isinstance(value, list):
+        return [as_float32(one) for one in value]
+    return float(np.float32(value)) if isinstance(value, float) else value
+
+
+def flat(record):
+    """A record with its groups' columns under joined names."""
+    return {f"{group}.{name}": value for group in ("in", "out", "anomaly")
+            for name, value in record[group].items()}  # fmt: skip
 
 
 def onnx(name, **extra):
@@ -78,15 +92,16 @@ def infer(*names):
 SHADOW_END = [{"AuditResults": {"from": 1, "to": None}}, {"MultiOut": {}}]
 
 
-def test_ccshadow_answers_as_recorded(serve, golden):
+def test_ccshadow_answers_as_recorded(client, serve, golden):
     document, files = golden_pipeline(golden, "ccshadow")
-    engine = serve(document["config"], files)
-    body = (golden / document["input"]).read_bytes()
+    shell = client(serve(document["config"], files))
 
-    record = complete(engine, SHOW_ALL, body, ["out_ccfraud-rf", "out_ccfraud-xgb"])
+    record = complete(
+        lambda: shell.records(golden / document["input"]), ["out_ccfraud-rf", "out_ccfraud-xgb"]
+    )
 
     expected = document["expected_records"]
-    assert {name: record[name] for name in expected} == expected
+    assert as_float32({name: record[name] for name in expected}) == as_float32(expected)
     assert list(record) == [
         "time", "in", "out", "out_ccfraud-xgb", "out_ccfraud-rf", "anomaly", "metadata"
     ]  # fmt: skip
@@ -99,7 +114,9 @@ def test_ccshadow_legacy_reply_has_the_recorded_shadow_data(serve, golden):
     engine = serve(document["config"], files)
     body = (golden / "inputs" / "shadow_smoke_test.legacy.json").read_bytes()
 
-    reply = complete(engine, "/infer", body, ["ccfraud-rf", "ccfraud-xgb"], "application/json")
+    reply = complete(
+        lambda: post(engine, "/infer", body, "application/json").json, ["ccfraud-rf", "ccfraud-xgb"]
+    )
 
     assert reply["shadow_data"] == document["expected_legacy_shadow_data"]
     assert reply["model_name"] == "ccfraud-lstm"
@@ -108,15 +125,13 @@ def test_ccshadow_legacy_reply_has_the_recorded_shadow_data(serve, golden):
     assert reply["check_failures"] == []
 
 
-def test_ccshadow_arrow_reply_has_a_struct_per_challenger(serve, golden):
+def test_ccshadow_arrow_reply_has_a_struct_per_challenger(client, serve, golden):
     document, files = golden_pipeline(golden, "ccshadow")
-    engine = serve(document["config"], files)
-    body = (golden / "inputs" / "cc_data_1k.arrow").read_bytes()
+    shell = client(serve(document["config"], files))
     deadline = time.monotonic() + DEADLINE_S
     nulls = 1
     while nulls and time.monotonic() < deadline:
-        reply = post(engine, "/infer", body, ARROW_FILE, accept=ARROW_FILE)
-        table = pa.ipc.open_file(reply.body).read_all()
+        table = shell.table(golden / "inputs" / "cc_data_1k.arrow")
         names = table.column_names
         nulls = sum(
             table[name].combine_chunks().field("variable").null_count for name in names[3:5]
@@ -163,7 +178,7 @@ def test_recorded_shadow_numbers_of_2023(serve, golden):
     )
 
     body = json.dumps(expected["original_data"])
-    reply = complete(engine, "/infer", body, ["housing-xgb"], "application/json")
+    reply = complete(lambda: post(engine, "/infer", body, "application/json").json, ["housing-xgb"])
 
     wanted = {"housing-xgb": expected["shadow_data"]["housing-xgb"]}
     assert reply["shadow_data"] == wanted
@@ -172,16 +187,17 @@ def test_recorded_shadow_numbers_of_2023(serve, golden):
 
 
 @pytest.mark.parametrize("file", ["dev_smoke_test.df.json", "dev_high_fraud.df.json"])
-def test_recorded_validations_of_one_row(serve, golden, file):
+def test_recorded_validations_of_one_row(client, serve, golden, file):
     document, files = golden_pipeline(golden, "ccfraud-validation-demo")
     engine = serve(document["config"], files)
     (case,) = (case for case in document["cases"] if case["input"].endswith(file))
     body = (golden / "inputs" / file).read_bytes()
 
-    (record,) = post(engine, FLAT, body).json
+    (record,) = map(flat, client(engine).records(golden / "inputs" / file))
     (legacy,) = post(engine, "/infer", body).json
 
-    assert {name: record[name] for name in case["expected"]} == case["expected"]
+    expected = case["expected"]
+    assert as_float32({name: record[name] for name in expected}) == as_float32(expected)
     true = [name for name, value in record.items() if value is True]
     assert legacy["check_failures"] == [
         {"True": {"expr": name.removeprefix("anomaly.")}} for name in true
@@ -189,34 +205,28 @@ def test_recorded_validations_of_one_row(serve, golden, file):
 
 
 @pytest.mark.parametrize("arrow", [False, True])
-def test_recorded_validations_of_1001_rows(serve, golden, arrow):
+def test_recorded_validations_of_1001_rows(client, serve, golden, arrow):
     document, files = golden_pipeline(golden, "ccfraud-validation-demo")
-    engine = serve(document["config"], files)
+    shell = client(serve(document["config"], files))
     with pa.ipc.open_file(golden / "inputs" / "cc_data_1k.arrow") as file:
         table = file.read_all().rename_columns(["dense_input"])  # as the published model calls it
     if arrow:
-        sink = pa.BufferOutputStream()
-        with pa.ipc.new_file(sink, table.schema) as writer:
-            writer.write_table(table)
-        reply = post(engine, FLAT, sink.getvalue().to_pybytes(), ARROW_FILE, accept=ARROW_FILE)
-        replied = pa.ipc.open_file(reply.body).read_all()
-        names = ["anomaly.count", "anomaly.fraud", "anomaly.in_between_2", "anomaly.too_low"]
-        assert [name for name in replied.column_names if name.startswith("anomaly")] == names
-        assert str(replied.schema.field("anomaly.count").type) == "uint32"
-        assert str(replied.schema.field("anomaly.fraud").type) == "bool"
-        columns = replied.to_pydict()
+        anomaly = shell.table(table).column("anomaly").combine_chunks()
+        assert [(one.name, str(one.type)) for one in anomaly.type] == [
+            ("count", "uint32"), ("fraud", "bool"), ("in_between_2", "bool"), ("too_low", "bool")
+        ]  # fmt: skip
+        rows = anomaly.to_pylist()
     else:
-        rows = post(engine, FLAT, orjson.dumps(table.to_pylist())).json
-        columns = {name: [row[name] for row in rows] for name in rows[0]}
+        rows = [record["anomaly"] for record in shell.records(table.to_pylist())]
 
-    assert len(columns["time"]) == 1001
-    assert sum(columns["anomaly.in_between_2"]) == 179
-    assert sum(columns["anomaly.fraud"]) == 6
-    assert sum(columns["anomaly.too_low"]) == 816
-    assert columns["anomaly.count"] == [1] * 1001
+    assert len(rows) == 1001
+    assert sum(row["in_between_2"] for row in rows) == 179
+    assert sum(row["fraud"] for row in rows) == 6
+    assert sum(row["too_low"] for row in rows) == 816
+    assert [row["count"] for row in rows] == [1] * 1001
 
 
-def test_recorded_ab_log_comes_out_of_infer(serve, golden):
+def test_recorded_ab_log_comes_out_of_infer(client, serve, golden):
     recorded = pa.ipc.open_file(golden / "recorded" / "sdk_logs_abtest_19.arrow").read_all()
     chosen = [json.loads(text[0]) for text in recorded["out._model_split"].to_pylist()]
     files = {"logcontrol": "rf_model", "logcontrolchallenger01": "xgb_model"}
@@ -241,6 +251,7 @@ def test_recorded_ab_log_comes_out_of_infer(serve, golden):
         for name, file in files.items()
     }
     engine = serve(definition, contents)
+    shell = client(engine)
     kept = [row for row, one in enumerate(chosen) if one["name"] in files]
     picks = [0.1 if chosen[row]["name"] == "logcontrol" else 0.9 for row in kept]
     sent = [
@@ -248,48 +259,40 @@ def test_recorded_ab_log_comes_out_of_infer(serve, golden):
         for row, pick in zip(recorded.take(kept).to_pylist(), picks, strict=True)
     ]
 
-    replies = [
-        pa.ipc.open_file(post(engine, FLAT, orjson.dumps([row]), accept=ARROW_FILE).body).read_all()
-        for row in sent
-    ]
-    together = pa.ipc.open_file(
-        post(engine, FLAT, orjson.dumps(sent), accept=ARROW_FILE).body
-    ).read_all()
+    replies = pa.concat_tables([shell.table([row]) for row in sent])
+    together = shell.table(sent)
 
     # time and check_failures were changed by the client that exported the recording
-    same = ["in.index", "in.tensor", "out._model_split", "out.variable"]
-    for table in (pa.concat_tables(replies), together):
-        assert [name for name in table.column_names if name.startswith(("in.", "out."))] == [
-            "in.index", "in.pick", "in.tensor", "out._model_split", "out.variable"
-        ]  # fmt: skip
-        for name in same:
-            assert table.schema.field(name).type == recorded.schema.field(name).type
-            assert table[name].to_pylist() == recorded[name].take(kept).to_pylist()
-        assert table.schema.field("out._model_split").nullable is False
+    same = [("in", "index"), ("in", "tensor"), ("out", "_model_split"), ("out", "variable")]
+    for table in (replies, together):
+        groups = {group: table[group].combine_chunks() for group in ("in", "out")}
+        assert [field.name for field in groups["in"].type] == ["index", "pick", "tensor"]
+        assert [field.name for field in groups["out"].type] == ["_model_split", "variable"]
+        for group, name in same:
+            theirs = recorded[f"{group}.{name}"]
+            assert groups[group].type.field(name).type == theirs.type
+            assert groups[group].field(name).to_pylist() == theirs.take(kept).to_pylist()
+        assert groups["out"].type.field("_model_split").nullable is False
 
-    rows = post(engine, SHOW_ALL, orjson.dumps(sent)).json
-    told = [json.loads(row["metadata"]["last_model"])["model_name"] for row in rows]
+    told = [json.loads(row["metadata"]["last_model"])["model_name"] for row in shell.records(sent)]
     assert told == [chosen[row]["name"] for row in kept]
     (legacy,) = post(engine, "/infer", orjson.dumps(sent[:1])).json
     assert legacy["model_name"] == chosen[kept[0]]["name"]
     assert [list(output) for output in legacy["outputs"]] == [["Float"]]
 
 
-def test_a_random_split_draws_for_each_request(serve):
+def test_a_random_split_draws_for_each_request(client, serve):
     weights = [{"model": {"name": name}, "weight": 1} for name in "ab"]
     definition = {
         "id": "split",
         "steps": [{"RandomSplit": {"hash_key": None, "weights": weights}}],
         "models": [onnx("a"), onnx("b")],
     }
-    engine = serve(definition, {f"{name}.onnx": models.linear() for name in "ab"})
-    body = json.dumps([{"x": [1, 2, 3, 4]}, {"x": [0, 0, 0, 1]}])
+    shell = client(serve(definition, {f"{name}.onnx": models.linear() for name in "ab"}))
+    rows = [{"x": [1, 2, 3, 4]}, {"x": [0, 0, 0, 1]}]
 
     split = [
-        {
-            json.loads(row["out"]["_model_split"][0])["name"]
-            for row in post(engine, SHOW_ALL, body).json
-        }
+        {json.loads(row["out"]["_model_split"][0])["name"] for row in shell.records(rows)}
         for _ in range(60)
     ]
 
@@ -310,10 +313,10 @@ def chain_files():
     return {"first.onnx": models.linear(), "second.onnx": models.model([node], [y], [z])}
 
 
-def test_a_chain_answers_with_its_last_model(serve):
+def test_a_chain_answers_with_its_last_model(client, serve):
     engine = serve(CHAIN, chain_files())
 
-    (record, _) = post(engine, SHOW_ALL, '[{"x":[1,0,0,0]},{"x":[0,0,1,1]}]').json
+    (record, _) = client(engine).records([{"x": [1, 0, 0, 0]}, {"x": [0, 0, 1, 1]}])
     (legacy,) = post(engine, "/infer", '[{"x":[1,0,0,0]},{"x":[0,0,1,1]}]').json
 
     assert record["out"] == {"z": [0.0, 2.0]}
@@ -326,14 +329,17 @@ def test_a_chain_answers_with_its_last_model(serve):
     assert [model["name"] for model in engine.get("/models").json["models"]] == ["first", "second"]
 
 
-def test_a_request_without_rows_is_answered_by_every_kind_of_pipeline(serve):
+def test_a_request_without_rows_is_answered_by_every_kind_of_pipeline(client, serve):
     engine = serve(CHAIN, chain_files())
 
     assert post(engine, "/infer", "[]").json == []
     assert post(engine, SHOW_ALL, "[]").json == []
+    table = client(engine).table(pa.table({"x": pa.array([], pa.list_(pa.float32(), 4))}))
+    assert table.num_rows == 0
+    assert [field.name for field in table.schema.field("out").type] == ["z"]
 
 
-def test_older_validations_are_printed_as_recorded(serve):
+def test_older_validations_are_printed_as_recorded(client, serve):
     root = {
         "node": "binop",
         "op": "<",
@@ -356,7 +362,7 @@ def test_older_validations_are_printed_as_recorded(serve):
 
     (legacy,) = post(engine, "/infer", '[{"x":[350.5,1]}]').json
     (fine,) = post(engine, "/infer", '[{"x":[50,1]}]').json
-    (record,) = post(engine, SHOW_ALL, '[{"x":[350.5,1]}]').json
+    (record,) = client(engine).records([{"x": [350.5, 1]}])
 
     assert legacy["check_failures"] == [{"False": {"expr": "house.outputs[0][0] < 100"}}]
     assert fine["check_failures"] == []
@@ -368,7 +374,7 @@ def missing(engine, model, reason):
     return engine.metrics().get(name, 0)
 
 
-def test_a_challenger_that_fails_changes_nothing_but_a_metric(serve):
+def test_a_challenger_that_fails_changes_nothing_but_a_metric(client, serve):
     definition = {
         "id": "shadow",
         "steps": [infer("steady", "failing"), *SHADOW_END],
@@ -376,10 +382,11 @@ def test_a_challenger_that_fails_changes_nothing_but_a_metric(serve):
     }
     files = {"steady.onnx": models.identity(), "failing.onnx": models.failing()}
     engine = serve(definition, files)
+    shell = client(engine)
 
-    record = complete(engine, SHOW_ALL, '[{"x":[3,2]}]', ["out_failing"])
+    record = complete(lambda: shell.records([{"x": [3, 2]}]), ["out_failing"])
     before = missing(engine, "failing", "failed")
-    (failed,) = post(engine, SHOW_ALL, '[{"x":[5,2]}]').json
+    (failed,) = shell.records([{"x": [5, 2]}])
 
     assert record["out"] == {"y": [3.0, 2.0]}
     assert failed["out"] == {"y": [5.0, 2.0]}
@@ -423,7 +430,7 @@ def test_a_flight_stream_of_records_outlives_a_challenger_that_fails(serve):
     assert [record["out_failing"]["y"] for record in records][::2] == [None, None]
 
 
-def test_a_challenger_that_hangs_holds_no_answer_up(serve):
+def test_a_challenger_that_hangs_holds_no_answer_up(client, serve):
     definition = {
         "id": "shadow",
         "steps": [infer("steady", "slow"), *SHADOW_END],
@@ -431,18 +438,20 @@ def test_a_challenger_that_hangs_holds_no_answer_up(serve):
     }
     files = {"steady.onnx": models.identity(shape=("N", 1)), "slow.onnx": models.slow()}
     engine = serve(definition, files)
-    complete(engine, SHOW_ALL, '[{"x":[1]}]', ["out_slow"])
+    shell = client(engine)
+    complete(lambda: shell.records([{"x": [1]}]), ["out_slow"])
     late = missing(engine, "slow", "late")
 
-    (first,) = post(engine, SHOW_ALL, '[{"x":[1000000]}]').json  # some 3 s for the challenger
-    (second,) = post(engine, SHOW_ALL, '[{"x":[2]}]').json
+    (first,) = shell.records([{"x": [1000000]}])  # some 3 s for the challenger
+    (second,) = shell.records([{"x": [2]}])
 
     # both left before the challenger had ended: it could not have counted to 2 in between
     assert (first["out"], second["out"]) == ({"y": [1000000.0]}, {"y": [2.0]})
     assert (first["out_slow"], second["out_slow"]) == ({"y": None}, {"y": None})
     assert missing(engine, "slow", "late") == late + 2
     # once it is through, its results are back
-    assert complete(engine, SHOW_ALL, '[{"x":[3]}]', ["out_slow"])["out_slow"] == {"y": [3.0]}
+    third = complete(lambda: shell.records([{"x": [3]}]), ["out_slow"])
+    assert third["out_slow"] == {"y": [3.0]}
 
 
 REFUSED = [

@@ -153,18 +153,15 @@ def _log_rows(golden, name):
     return pa.ipc.open_file(golden / "recorded" / f"{name}.arrow").read_all().to_pylist()
 
 
-def test_log_export_of_the_keras_fraud_model(serving, golden):
+def test_log_export_of_the_keras_fraud_model(client, serving, golden):
     rows = _log_rows(golden, "sdk_logs_ccfraud_keras_100")
     engine = serve_golden(serving, golden, "ccfraud")
 
-    reply = engine.post(
-        "/infer?dataset[]=in&dataset[]=out&dataset.separator=.",
-        [{"tensor": row["in.tensor"]} for row in rows],
-    ).json
+    reply = client(engine).records([{"tensor": row["in.tensor"]} for row in rows])
 
     wanted = [[np.float32(v) for v in row["out.dense_1"]] for row in rows]
-    assert [[np.float32(v) for v in row["out.dense_1"]] for row in reply] == wanted
-    assert [list(row) for row in reply] == [["in.tensor", "out.dense_1"]] * 100
+    assert [[np.float32(v) for v in row["out"]["dense_1"]] for row in reply] == wanted
+    assert [row["in"]["tensor"] for row in reply] == [row["in.tensor"] for row in rows]
 
 
 def test_log_export_of_a_pipeline_with_validations(client, serving, golden):

@@ -134,7 +134,8 @@ class Flight:
         if as_records:
             command = {**json.loads(RECORDS_COMMAND), "pipeline": pipeline or ""}
             descriptor = fl.FlightDescriptor.for_command(json.dumps(command))
-        batches = request.combine_chunks().to_batches()
+        no_rows = pa.RecordBatch.from_pylist([], schema=request.schema)
+        batches = request.combine_chunks().to_batches() or [no_rows]
         ((reply, _),) = exchange(self.client, batches, descriptor)
         return reply
 
