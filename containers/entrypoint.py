@@ -3,7 +3,7 @@
 Rules that hold here:
 - ``docker run -v ./data:/persist`` makes a folder of root's. As root this file hands the folder to
   uid 10001 and becomes that user before anything of the engine is imported. Started as any other
-  user, or as a root without capabilities, it changes nothing: the engine says itself where it
+  user, or as a root without capabilities, it changes nothing. The engine says itself where it
   cannot write.
 - The engine runs in this very process, so that it is PID 1 and every signal reaches it. Until it
   has handlers of its own a SIGTERM ends the process with 0; PID 1 would ignore it otherwise.
@@ -35,20 +35,28 @@ def is_mounted(folder: str) -> bool:
 
 
 def become_ordinary() -> None:
-    """Give the volume away and drop every privilege; without the capability for it, do neither."""
+    """Give the volume away and drop every privilege.
+
+    A volume that cannot be given away (read-only, a network file system) is no reason to stay root.
+    """
     folder = os.environ.get("PERSIST_DIR") or DEFAULT_PERSIST_DIR
     try:
         # A folder of the image itself is the image's business: only what was mounted changes hands.
         if is_mounted(folder):
             give_away(folder)
+    except OSError as error:
+        sys.stderr.write(
+            f"{folder} could not be given to uid {ENGINE_ID} ({error}): where that user may not "
+            f"write there, run `chown -R {ENGINE_ID}:{ENGINE_ID}` on its folder on the host\n"
+        )
+    try:
         os.setgroups([])
         os.setgid(ENGINE_ID)
         os.setuid(ENGINE_ID)
     except OSError as error:
         sys.stderr.write(
             f"running as uid {os.geteuid()}, since it could not be changed ({error}): "
-            f"where {folder} is not writable, run `chown -R {ENGINE_ID}:{ENGINE_ID}` on its folder "
-            f"on the host and start with `--user {ENGINE_ID}`\n"
+            f"start with `--user {ENGINE_ID}`\n"
         )
 
 

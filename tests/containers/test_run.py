@@ -115,6 +115,17 @@ def test_hardened_where_nothing_can_be_written(
     assert container.stop() == 0
 
 
+def test_a_volume_that_cannot_be_given_away_keeps_nobody_root(
+    runtime, published, volume, check_documented_requests
+):
+    container = runtime.run(*published, "-v", f"{volume}:/persist:ro").wait_ready()
+
+    check_documented_requests(container.url)
+    assert "/persist could not be given to uid 10001" in container.logs()
+    assert set(container.process_one()["Uid"]) == {"10001"}
+    assert container.stop() == 0
+
+
 def test_root_without_capabilities_says_what_to_do_and_serves(
     runtime, published, volume, check_documented_requests
 ):

@@ -129,7 +129,7 @@ class Runtime:
             self.image,
             check=False,
         )
-        return done.stderr.strip() if done.returncode else ""
+        return done.stderr.strip().splitlines()[-1] if done.returncode else ""
 
     def close(self):
         for name in self.started:  # one by one: podman removes none where one is missing
