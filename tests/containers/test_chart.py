@@ -219,6 +219,17 @@ def test_documented_names_ports_environment_and_probes(render):
     assert annotations["prometheus.io/port"] == "9000"
 
 
+def test_the_values_in_the_documentation(render):
+    yaml = pytest.importorskip("yaml", reason="PyYAML is not installed")
+    text = (CHART.parents[1] / "docs" / "containers.md").read_text()
+    manifests = render(base=yaml.safe_load(text.partition("```yaml\n")[2].partition("```")[0]))
+
+    assert container(manifests)["image"] == "registry.example.com/sagitta:0.1.0"
+    assert environment(manifests)["CONFIG_CPUS"]["value"] == "2"
+    url = environment(manifests)["PIPELINE_URL"]["value"]
+    assert url == "registry.example.com/pipelines/house-price:1"
+
+
 def test_registry_credentials_are_whole_in_both_secrets(render):
     manifests = render({"ociRegistry": {"password": 'p"a:$$\n s', "email": "o@example.com"}})
 
