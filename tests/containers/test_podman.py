@@ -41,6 +41,9 @@ def account():
         pytest.skip(reason)
     if os.geteuid() != 0:
         pytest.skip("only root can make the user")
+    with contextlib.suppress(KeyError):  # of a run that was killed
+        pwd.getpwnam(ACCOUNT)
+        wait_until(lambda: remove_account(ACCOUNT), f"no process of {ACCOUNT} is left")
     home = pathlib.Path(tempfile.mkdtemp(prefix="rootless-", dir="/var/tmp"))
     subprocess.run(["useradd", "-M", "-d", home, ACCOUNT], check=True)
     entry = pwd.getpwnam(ACCOUNT)

@@ -183,7 +183,7 @@ class Docker(Runtime):
     def close(self):
         super().close()
         self.daemon.send_signal(signal.SIGTERM)
-        self.daemon.wait(timeout=30)
+        self.daemon.wait(timeout=120)
         for path in (self.folder / "exec" / "netns").glob("*"):
             subprocess.run(["umount", path], check=False, capture_output=True)
         subprocess.run(["ip", "link", "del", "docker0"], check=False, capture_output=True)
