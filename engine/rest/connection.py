@@ -121,7 +121,8 @@ class LimitedProtocol(HttpToolsProtocol):
             if self.pipeline:
                 self.loop.call_soon(self._start_next)  # not from here: they may be thousands
         if self._deadline_s is None:
-            self._set_deadline(float(self.timeout_keep_alive), IDLE)
+            self._deadline_s = time.monotonic() + self.timeout_keep_alive
+            self._deadline_status = IDLE
 
     def _start_next(self) -> None:
         if self.pipeline and not self.transport.is_closing():

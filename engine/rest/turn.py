@@ -93,7 +93,15 @@ class Turn:
 
     def run_now(self, batch: Sequence[InferRequest]) -> bool:
         """Run requests of one key here and now, if that is quick and a slot is free."""
-        if not self._is_quick(batch) or not self._line.try_acquire():
+        first = batch[0]
+        if first.frame is None:
+            return False
+        rows = first.rows if len(batch) == 1 else sum([call.rows for call in batch])
+        policy = first.policy
+        if policy is not None and policy.delay_ns and rows < policy.target_rows:
+            return False
+        estimate_ns = first.pipeline.cost.estimate_ns(rows)
+        if estimate_ns is None or estimate_ns > INLINE_RUN_NS or not self._line.try_acquire():
             return False
         try:
             self._plane.answer(batch)
@@ -113,14 +121,3 @@ class Turn:
                 call.settle()
             else:
                 call.wait()
-
-    def _is_quick(self, batch: Sequence[InferRequest]) -> bool:
-        first = batch[0]
-        if first.frame is None:
-            return False
-        rows = first.rows if len(batch) == 1 else sum([call.rows for call in batch])
-        policy = first.policy
-        if policy is not None and policy.delay_ns and rows < policy.target_rows:
-            return False
-        estimate_ns = first.pipeline.cost.estimate_ns(rows)
-        return estimate_ns is not None and estimate_ns <= INLINE_RUN_NS
