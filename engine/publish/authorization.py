@@ -140,7 +140,11 @@ class Authorizer:
         return TokenRequest(url, credentials.basic() if credentials else None, None)
 
     def _check_realm(self, realm: str) -> None:
-        registry, parts = urlsplit(self._registry_url), urlsplit(realm)
+        registry = urlsplit(self._registry_url)
+        try:
+            parts = urlsplit(realm)
+        except ValueError:  # brackets that hold no address
+            parts = urlsplit("")
         host, registry_host = parts.hostname or "", registry.hostname or ""
         if not host or parts.username is not None or parts.scheme not in ("http", "https"):
             raise RefusedError(

@@ -56,14 +56,15 @@ class ArtifactCache(WritableLayout):
         return next((entry for entry in self.entries() if _name(entry) == name), None)
 
     @contextlib.contextmanager
-    def writing(self, report: Report) -> Iterator[None]:
+    def writing(self, report: Report, wait_s: float) -> Iterator[None]:
         """Hold the writers' lock, after making the directory where it is missing.
 
         Args:
             report: Told when another process holds the lock.
+            wait_s: How long to wait for it.
 
         Raises:
-            FetchError: The directory cannot be written.
+            FetchError: The directory cannot be written, or another process does not end writing.
         """
         try:
             self.make_folders()
@@ -74,7 +75,7 @@ class ArtifactCache(WritableLayout):
                 "writable"
             ) from error
         try:
-            self._wait_for(lock, report)
+            self._wait_for(lock, report, wait_s)
             self.mark()
             yield
         finally:
@@ -157,8 +158,9 @@ class ArtifactCache(WritableLayout):
         blobs = (self.directory / "blobs" / "sha256").iterdir()
         return sum(path.lstat().st_size for path in blobs)
 
-    def _wait_for(self, lock: int, report: Report) -> None:
+    def _wait_for(self, lock: int, report: Report, wait_s: float) -> None:
         is_told = False
+        ends_s = time.monotonic() + wait_s
         while True:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -166,6 +168,11 @@ class ArtifactCache(WritableLayout):
                 if not is_told:
                     report(f"Another process writes to {self.directory}; waiting for it")
                 is_told = True
+                if time.monotonic() >= ends_s:
+                    raise FetchError(
+                        f"another process writes to {self.directory} and did not end within "
+                        f"{wait_s:g} s"
+                    ) from None
                 time.sleep(_LOCK_PAUSE_S)
             except OSError:
                 return  # some network file systems have no locks; then one writer is up to the user

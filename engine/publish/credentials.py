@@ -7,7 +7,6 @@ Rules that hold here:
 """
 
 import base64
-import binascii
 import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
@@ -253,6 +252,6 @@ def _decode(auth: object) -> tuple[str, str] | None:
         return None
     try:
         user, colon, password = base64.b64decode(auth).decode().partition(":")
-    except (binascii.Error, UnicodeDecodeError):
+    except ValueError:  # not base64, or not of UTF-8
         return None
     return (user, password.rstrip("\x00")) if colon else None

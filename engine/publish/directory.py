@@ -113,8 +113,11 @@ def _find(root: Path, model: WantedModel) -> Path:
     names = [model.file] if model.file else [model.sha, f"{model.name}.onnx"]
     candidates = [_inside(root, name) for name in names if name]
     for path in candidates:
-        if path.is_file():
-            return path
+        try:
+            if path.is_file():
+                return path
+        except OSError as error:  # a name that is too long
+            raise FetchError(f"{path.name[:80]!r}… is no file name: {error.strerror}") from error
     looked_for = ", ".join(name for name in names if name)
     raise FetchError(f"{root} holds no file for model {model.name!r}; looked for {looked_for}")
 

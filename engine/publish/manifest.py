@@ -6,6 +6,7 @@ Rules that hold here:
 """
 
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -31,6 +32,7 @@ INDEX_TYPE = "application/vnd.oci.image.index.v1+json"
 MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 MAX_DOCUMENT_BYTES = 4 << 20  # the limit that registries themselves put on a manifest
 _ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 _TITLE = "org.opencontainers.image.title"
 
 
@@ -111,7 +113,7 @@ def read_manifest(document: bytes) -> Manifest:
     manifest = _object(document, "manifest")
     config = _descriptor(manifest.get("config"), "manifest: config")
     layers = _descriptors(manifest, "layers", "manifest")
-    return Manifest(config, layers, _annotations(manifest))
+    return Manifest(config, layers, _printable(_annotations(manifest)))
 
 
 def select_platform(entries: Sequence[Descriptor], where: str) -> Descriptor:
@@ -211,7 +213,7 @@ def _descriptor(value: object, where: str) -> Descriptor:
         media_type=str(value.get("mediaType") or ""),
         digest=digest,
         size_bytes=size_bytes,
-        annotations=annotations,
+        annotations=_printable(annotations),
         platform=f"{system.get('os')}/{system.get('architecture')}"
         if isinstance(system, dict)
         else None,
@@ -228,3 +230,10 @@ def _annotations(value: dict[str, object]) -> dict[str, str]:
     found = value.get("annotations")
     items = found.items() if isinstance(found, dict) else ()
     return {key: text for key, text in items if isinstance(text, str)}
+
+
+def _printable(annotations: dict[str, str]) -> dict[str, str]:
+    """They are shown on terminals and in logs, which control characters would steer."""
+    return {
+        key: _UNPRINTABLE.sub("\N{REPLACEMENT CHARACTER}", annotations[key]) for key in annotations
+    }

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 __all__ = ["Inspection", "PullOptions", "inspect_artifact", "open_artifact"]
 
 _MAX_INDEX_DEPTH = 4
+_SHORT_WAIT_S = 2.0  # for another writer of the cache, where the artifact is in it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -231,7 +232,7 @@ class _Opening:
         from engine.publish.remote import RemoteSource, connect  # noqa: PLC0415
 
         client = connect(reference, self.options.access, self.report, may_wait=may_wait)
-        with cache.writing(self.report):
+        with cache.writing(self.report, client.left_s() if may_wait else _SHORT_WAIT_S):
             yield RemoteSource(client, cache, reference, self.progress)
 
     def inspect(self, reference: Reference, source: BlobSource, entry: Descriptor) -> Inspection:

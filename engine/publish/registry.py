@@ -41,7 +41,7 @@ __all__ = ["BlobSink", "RegistryClient", "problem"]
 _API_HOSTS = {DOCKER_HUB: "registry-1.docker.io"}
 _ACCEPT = ", ".join([*default_manifest_accepted_media_types, "*/*;q=0.1"])
 _CHUNK_BYTES = 1 << 20
-_RANGE_START = re.compile(r"bytes (\d+)-")
+_RANGE_START = re.compile(r"bytes (\d{1,19})-")
 
 
 class BlobSink(Protocol):

@@ -34,6 +34,7 @@ __all__ = [
     "Transport",
     "explain",
     "jittered_s",
+    "join_url",
     "origin",
 ]
 
@@ -142,7 +143,7 @@ class Transport:
             if response.status_code not in _REDIRECTS or not location:
                 return response
             response.close()
-            target = urljoin(url, location)
+            target = join_url(url, location)
             if origin(target) != origin(url):
                 headers.pop("Authorization", None)
             if urlsplit(target).scheme not in ("https", urlsplit(url).scheme):
@@ -168,6 +169,11 @@ class Transport:
                 allow_redirects=False,
                 timeout=(self._limits.connect_s, self._limits.document_s),
             )
+        except requests.exceptions.RequestException:
+            raise  # some of them are a ValueError too
+        except ValueError as error:  # it parses where a redirect leads, also when told not to
+            host = urlsplit(request.url).netloc
+            raise FetchError(f"{host} redirects to {error}, which is no URL") from error
         finally:
             if isinstance(body, io.IOBase):
                 body.close()
@@ -221,16 +227,42 @@ def _retry_after_s(response: requests.Response) -> float:
 
 
 def origin(url: str) -> tuple[str, str | None, int | None]:
-    """Scheme, host and port of a URL: what a credential belongs to."""
-    parts = urlsplit(url)
-    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    """Scheme, host and port of a URL: what a credential belongs to.
+
+    Raises:
+        FetchError: It is none; registries send those, too.
+    """
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme)
+    except ValueError as error:
+        raise FetchError(f"the registry names {_cut(url)!r}, which is no URL: {error}") from error
     return parts.scheme, parts.hostname, port
 
 
-def _shown(url: str) -> str:
+def join_url(base: str, location: str) -> str:
+    """Where a ``Location`` header leads.
+
+    Raises:
+        FetchError: It is no URL.
+    """
+    try:
+        return urljoin(base, location)
+    except ValueError as error:
+        raise FetchError(
+            f"the registry sends to {_cut(location)!r}, which is no URL: {error}"
+        ) from error
+
+
+def _cut(url: str) -> str:
     """A URL without its query, in which storage services put signatures."""
+    return url.partition("?")[0][:200]
+
+
+def _shown(url: str) -> str:
+    """A URL without its query and without a user name."""
     parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.hostname}{parts.path}"[:200]
+    return _cut(f"{parts.scheme}://{parts.hostname}{parts.path}")
 
 
 def _no_netrc(prepared: requests.PreparedRequest) -> requests.PreparedRequest:

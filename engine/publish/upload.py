@@ -5,13 +5,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from urllib.parse import urljoin
 
 from engine.publish.artifact import FetchError, Progress, RefusedError
 from engine.publish.manifest import MANIFEST_TYPE, Descriptor
 from engine.publish.push import PackedArtifact
 from engine.publish.registry import RegistryClient, problem
-from engine.publish.transport import jittered_s
+from engine.publish.transport import jittered_s, join_url
 
 __all__ = ["push_artifact"]
 
@@ -78,7 +77,7 @@ def _upload(client: RegistryClient, blob: Descriptor, make_body: Callable[[], io
     reply = client.do_request(client.upload_url(), "POST")
     location = reply.headers.get("Location", "")
     if reply.status_code == 202 and location:
-        url = urljoin(reply.url, location)
+        url = join_url(reply.url, location)
         url = f"{url}{'&' if '?' in url else '?'}digest={blob.digest}"
         client.begin(client.left_s())
         headers = {"Content-Type": "application/octet-stream"}

@@ -363,6 +363,15 @@ def test_an_untrusted_certificate_is_named_and_nothing_is_sent(secure, tmp_path)
     assert secure.seen == []
 
 
+@pytest.mark.parametrize("location", ["http://[", "http://host:port/", "http://host:99999/"])
+def test_a_redirect_to_what_is_no_url_is_refused(pull, registry, location):
+    headers = {"Location": location}
+    registry.rules.append(on(BLOB, lambda handler: handler.reply(302, headers=headers)))
+
+    with pytest.raises(FetchError, match="which is no URL"):
+        pull()
+
+
 def test_redirects_end(pull, registry):
     headers = {"Location": BLOB}
     registry.rules.append(on(BLOB, lambda handler: handler.reply(302, headers=headers)))

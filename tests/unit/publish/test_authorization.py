@@ -102,6 +102,7 @@ def test_realms_that_may_have_credentials(registry, realm):
         ("http://registry.example.com", "http://auth.example.com/t"),
         ("https://registry.example.com", "ftp://registry.example.com/t"),
         ("https://registry.example.com", "//registry.example.com/t"),
+        ("https://registry.example.com", "https://["),
     ],
 )
 def test_realms_that_may_not(registry, realm):

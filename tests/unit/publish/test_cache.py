@@ -84,7 +84,7 @@ def kept(cache, writer, number, **signature):
 def test_the_latest_publishes_stay_and_what_is_in_use(tmp_path):
     writer = LayoutWriter(tmp_path)
     cache = ArtifactCache(tmp_path)
-    with cache.writing(print):
+    with cache.writing(print, 10):
         first, first_sha = kept(cache, writer, 0)
         cache.in_use.add(first.digest)
         others = [kept(cache, writer, number)[1] for number in range(1, 7)]
@@ -99,7 +99,7 @@ def test_the_latest_publishes_stay_and_what_is_in_use(tmp_path):
 def test_a_signature_stays_as_long_as_its_publish(tmp_path):
     writer = LayoutWriter(tmp_path)
     cache = ArtifactCache(tmp_path)
-    with cache.writing(print):
+    with cache.writing(print, 10):
         entry, _ = kept(cache, writer, 0)
         signature = writer.manifest({}, {"id": "s"}, [writer.blob(b"payload")])
         tag = f"{entry.digest.replace(':', '-')}.sig"
@@ -117,7 +117,7 @@ def test_a_signature_stays_as_long_as_its_publish(tmp_path):
 def test_a_moved_tag_lets_the_old_publish_go(tmp_path):
     writer = LayoutWriter(tmp_path)
     cache = ArtifactCache(tmp_path)
-    with cache.writing(print):
+    with cache.writing(print, 10):
         _, old = kept(cache, writer, 0)
         manifest = writer.manifest({"m": b"new"})
         cache.keep({"host/p:0": Descriptor("", manifest["digest"], manifest["size"], {})})
@@ -128,7 +128,7 @@ def test_a_moved_tag_lets_the_old_publish_go(tmp_path):
 
 def test_writers_wait_for_one_another(tmp_path):
     cache = ArtifactCache(tmp_path)
-    with cache.writing(print):
+    with cache.writing(print, 10):
         pass
     holder = os.open(tmp_path / "lock", os.O_RDWR)
     fcntl.flock(holder, fcntl.LOCK_EX)
@@ -136,7 +136,7 @@ def test_writers_wait_for_one_another(tmp_path):
     entered = threading.Event()
 
     def write():
-        with cache.writing(lambda line: told.set()):
+        with cache.writing(lambda line: told.set(), 10):
             entered.set()
 
     writer = threading.Thread(target=write)
@@ -146,3 +146,14 @@ def test_writers_wait_for_one_another(tmp_path):
     os.close(holder)
     writer.join(timeout=60)
     assert entered.is_set()
+
+
+def test_a_writer_does_not_wait_for_ever(tmp_path):
+    first, second = ArtifactCache(tmp_path), ArtifactCache(tmp_path)
+
+    with (
+        first.writing(print, 10),
+        pytest.raises(FetchError, match=r"another process writes to .* within 0 s"),
+        second.writing(print, 0),
+    ):
+        pass

@@ -47,6 +47,7 @@ def found(tmp_path, document, reference=REFERENCE):
         ({"registry.example.com:5000/tea": auth("u", "p")}, None),
         ({"registry.example.com:5000": {"auth": "%%%"}}, None),
         ({"registry.example.com:5000": {"auth": 7}}, None),
+        ({"registry.example.com:5000": {"auth": "éééé"}}, None),
         ({"registry.example.com:5000": "x"}, None),
         ([], None),
     ],

@@ -91,6 +91,12 @@ def test_a_missing_file_is_named(tmp_path, model):
         open_directory(tmp_path, model)
 
 
+@pytest.mark.parametrize("model", [{"name": "m" * 300}, {"name": "m", "file": "x/" * 3000}])
+def test_a_name_that_is_too_long_is_refused(tmp_path, model):
+    with pytest.raises(StartupError, match="is no file name: File name too long"):
+        open_directory(tmp_path, model)
+
+
 def test_a_directory_without_definition_is_refused(tmp_path):
     with pytest.raises(StartupError, match=r"pipeline.json: No such file"):
         open_quietly(DirectoryReference(tmp_path), tmp_path / "unused")

@@ -105,6 +105,15 @@ def test_layers_are_found_by_name_when_the_definition_has_no_sha(writer):
     assert (found.sha, found.version) == (sha256(b"model a"), "7")
 
 
+def test_annotations_cannot_steer_a_terminal(writer):
+    annotations = {"name": "a", "version": "1\x1b[31m\n2", "wallaroo_file_type": "model"}
+    config = {"id": "p", "steps": [{"ModelInference": {"models": [{"name": "a"}]}}]}
+    layer = writer.blob(b"model a", annotations=annotations)
+    writer.tag(writer.manifest({}, config, [layer]), "v1")
+
+    assert open_layout(writer.directory, "v1").layers[0].version == "1\ufffd[31m\ufffd2"
+
+
 def damage(writer, digest, content):
     writer.path(digest).write_bytes(content)
 

@@ -152,13 +152,13 @@ def test_openssl_takes_the_signature(packed, tmp_path, keys):
     }
 
 
-def signed_by_hand(writer, digest, private, payload, tmp_path):
-    """A signature manifest as another tool would write it."""
+def signed_by_hand(writer, digest, private, payload, tmp_path, ahead=()):
+    """A signature manifest as another tool would write it; others may lie ``ahead`` of it."""
     (tmp_path / "payload").write_bytes(payload)
     openssl("dgst", "-sha256", "-sign", private, "-out", tmp_path / "der", tmp_path / "payload")
     text = openssl("base64", "-A", "-in", tmp_path / "der").decode()
     layer = writer.blob(payload, annotations={"dev.cosignproject.cosign/signature": text})
-    writer.tag(writer.manifest({}, {}, [layer]), signature_tag(digest))
+    writer.tag(writer.manifest({}, {}, [*ahead, layer]), signature_tag(digest))
 
 
 def payload_for(digest, kind="cosign container image signature"):
@@ -176,7 +176,8 @@ def test_a_signature_of_another_tool_is_taken(tmp_path, keys):
     manifest = writer.manifest({"m": MODEL})
     writer.tag(manifest, "1")
     digest = manifest["digest"]
-    signed_by_hand(writer, digest, private, payload_for(digest), tmp_path)
+    nonsense = writer.blob(b"{}", annotations={"dev.cosignproject.cosign/signature": "é"})
+    signed_by_hand(writer, digest, private, payload_for(digest), tmp_path, [nonsense])
     reference = LayoutReference(writer.directory, "1")
 
     assert open_quietly(reference, tmp_path, verify_key_file=public).digest == digest
