@@ -416,7 +416,7 @@ def test_notes_print_the_documented_port_forward_line(render_notes):
 
 def test_notes_warn_where_the_spent_token_has_no_volume(render_notes):
     assert "WARNING" not in render_notes({"edgeBundle": BUNDLE})
-    assert "the token is spent" in render_notes(
+    assert "the token spent" in render_notes(
         {"edgeBundle": BUNDLE, "persistence": {"enabled": False}}
     )
 
