@@ -12,6 +12,7 @@ Rules that hold here:
 from __future__ import annotations
 
 import dataclasses
+import math
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -91,15 +92,22 @@ class TensorSpec:
         element: element type.
         shape: the declared shape, first the batch axis; None = any length; ``()`` = a bare scalar.
         row_shape: the shape of one row: the declared shape without its batch axis.
+        row_size: how many values a row has; None where the model leaves an axis open, and for a
+            bare scalar.
     """
 
     name: str
     element: ElementType
     shape: tuple[int | None, ...]
     row_shape: tuple[int | None, ...] = dataclasses.field(init=False, repr=False, compare=False)
+    row_size: int | None = dataclasses.field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
+        """Derive what every request asks for."""
+        sizes = [axis for axis in self.shape[1:] if axis is not None]
+        is_known = len(sizes) == len(self.shape) - 1
         object.__setattr__(self, "row_shape", self.shape[1:])
+        object.__setattr__(self, "row_size", math.prod(sizes) if is_known else None)
 
     def __str__(self) -> str:
         axes = ["rows", *("?" if axis is None else str(axis) for axis in self.row_shape)]

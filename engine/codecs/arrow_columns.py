@@ -18,14 +18,13 @@ from engine.errors import SchemaMismatchError
 from engine.values import ELEMENT_TYPES
 
 if TYPE_CHECKING:
-    from typing import Any
-
-    from engine.values import Array
+    from engine.values import Array, TensorSpec
 
 __all__ = [
     "ARROW_TYPES",
+    "NUMPY_TYPES",
     "arrow_array",
-    "dense_values",
+    "dense_rows",
     "flatten_column",
     "is_flat",
     "is_list",
@@ -41,6 +40,7 @@ ARROW_TYPES = {  # of every number type
     for element in ELEMENT_TYPES.values()
     if element.array_code is not None
 }
+NUMPY_TYPES = {element.numpy: np.dtype(element.numpy) for element in ELEMENT_TYPES.values()}
 _NUMPY_TYPES = {kind.id: dtype for dtype, kind in ARROW_TYPES.items()}
 _TYPE_IDS = {dtype: kind.id for dtype, kind in ARROW_TYPES.items()}  # None equals np.float64
 _FIXED_SIZE_LIST = pa.list_(pa.null(), 1).id
@@ -75,19 +75,25 @@ def leaf_array(values: pa.Array) -> Array:
     return bits[skipped:].view(bool)
 
 
-def dense_values(column: pa.Array, dtype: np.dtype[Any], width: int) -> Array | None:
-    """Fixed-size lists of ``width`` numbers of a type, without nulls, flat; None for all else.
+def dense_rows(column: pa.Array, spec: TensorSpec) -> Array | None:
+    """Fixed-size lists of a row's numbers, of the tensor's own type and without nulls, as a view.
 
     The layout that requests are best sent in, read with as few questions as it takes.
+
+    Returns:
+        An array shaped ``[rows, *row]``; None for every other layout.
     """
     kind = column.type
-    if kind.id != _FIXED_SIZE_LIST or kind.list_size != width or column.null_count:
+    if kind.id != _FIXED_SIZE_LIST or kind.list_size != spec.row_size or column.null_count:
         return None
     child = column.values
-    if child.type.id != _TYPE_IDS.get(dtype) or child.null_count or not len(column):
+    dtype, rows = NUMPY_TYPES[spec.element.numpy], len(column)
+    if child.type.id != _TYPE_IDS.get(dtype) or child.null_count or not rows:
         return None
-    start = child.offset + column.offset * width
-    return np.frombuffer(child.buffers()[1], dtype, len(column) * width, start * dtype.itemsize)
+    start = child.offset + column.offset * kind.list_size
+    shape = (rows, *spec.row_shape)
+    buffer, start_bytes = child.buffers()[1], start * dtype.itemsize
+    return np.ndarray(shape, dtype, buffer, start_bytes)  # type: ignore[arg-type]  # no open axis
 
 
 def is_flat(kind: pa.DataType) -> bool:

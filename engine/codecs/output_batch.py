@@ -25,7 +25,7 @@ from engine.errors import ConflictError, InferenceFailedError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from engine.values import Array, InferResult, TensorSpec
+    from engine.values import Array, InferResult, Output, TensorSpec
 
 __all__ = ["OutputWriter", "input_schema", "output_schema"]
 
@@ -77,8 +77,9 @@ class OutputWriter:
     def __init__(self, specs: Sequence[TensorSpec]) -> None:
         """Prepare to write results with these outputs, ordered by name."""
         self.schema = output_schema(specs)
-        self._kinds = [field.type for field in self.schema]
-        self._names = [spec.name for spec in specs]
+        self._columns = [
+            _Column(spec, field.type) for spec, field in zip(specs, self.schema, strict=True)
+        ]
 
     def write(self, result: InferResult) -> pa.RecordBatch:
         """The outputs of a result.
@@ -94,18 +95,54 @@ class OutputWriter:
             ConflictError: another model answered, whose outputs are not those of the stream.
             InferenceFailedError: the model gave other shapes than it declares.
         """
-        names = [output.name for output in result.outputs]
-        if names != self._names:
-            raise ConflictError(
-                f"model {result.model.name!r} answered these rows with {names}, which cannot stand "
-                f"in a stream of {self._names}: ask for them in a stream of their own"
-            )
-        rows = result.frame.rows
-        arrays = [
-            _array(rows_of(output, rows), kind)
-            for output, kind in zip(result.outputs, self._kinds, strict=True)
-        ]
+        rows, outputs, columns = result.frame.rows, result.outputs, self._columns
+        arrays = []
+        if len(outputs) != len(columns):
+            raise self._other_outputs(result)
+        for output, column in zip(outputs, columns, strict=True):
+            if output.name != column.name:
+                raise self._other_outputs(result)
+            arrays.append(column.write(output, rows))
         return pa.RecordBatch.from_arrays(arrays, schema=self.schema)
+
+    def _other_outputs(self, result: InferResult) -> ConflictError:
+        return ConflictError(
+            f"model {result.model.name!r} answered these rows with "
+            f"{[output.name for output in result.outputs]}, which cannot stand in a stream of "
+            f"{[column.name for column in self._columns]}: ask for them in a stream of their own"
+        )
+
+
+class _Column:
+    """One column of the reply.
+
+    Numbers of a declared row shape, which is what nearly every model gives, are wrapped level by
+    level as it was worked out here; everything else is looked at anew in every batch.
+    """
+
+    def __init__(self, spec: TensorSpec, kind: pa.DataType) -> None:
+        self.name = spec.name
+        self._kind = kind
+        self._dtype = np.dtype(spec.element.numpy)
+        self._row_shape = None if spec.row_size is None else spec.row_shape
+        self._levels: list[tuple[pa.DataType, int]] = []  # from the innermost; lists in a row
+        lists = 1
+        for axis in spec.row_shape if self._row_shape else ():
+            self._levels.insert(0, (kind, lists))
+            kind, lists = kind.value_type, lists * (axis or 0)
+        if self._dtype not in ARROW_TYPES:
+            self._row_shape = None
+        self._leaf = kind
+
+    def write(self, output: Output, rows: int) -> pa.Array:
+        values = output.values
+        if not output.per_row or values.shape[1:] != self._row_shape or values.dtype != self._dtype:
+            return _array(rows_of(output, rows), self._kind)
+        from_buffers, count = pa.Array.from_buffers, len(values)
+        array = from_buffers(self._leaf, values.size, [None, pa.py_buffer(values.ravel())], 0)
+        for kind, lists in self._levels:
+            array = from_buffers(kind, count * lists, [None], 0, 0, [array])
+        return array
 
 
 def _array(values: Array, kind: pa.DataType) -> pa.Array:

@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.codecs.arrow_columns import dense_values, flatten_column, leaf_array, null_text
+from engine.codecs.arrow_columns import dense_rows, flatten_column, leaf_array, null_text
 from engine.codecs.json_numbers import json_array
 from engine.errors import SchemaMismatchError
 
 if TYPE_CHECKING:
-    import pyarrow as pa
-
     from engine.values import Array, Frame, TensorSpec
 
 __all__ = ["to_tensor"]
@@ -53,7 +51,7 @@ def to_tensor(frame: Frame, spec: TensorSpec) -> Array:
         if row_shape == spec.row_shape and spec.shape:
             return flat.reshape(frame.rows, *row_shape)
         return _shape_rows(flat, spec, frame.rows, row_shape)
-    dense = _dense(column, spec, frame.rows)
+    dense = dense_rows(column, spec)
     if dense is not None:
         return dense
     values, row_shape = flatten_column(column, spec.name)
@@ -64,15 +62,6 @@ def to_tensor(frame: Frame, spec: TensorSpec) -> Array:
     if math.prod(declared) != math.prod(row_shape):
         declared = row_shape
     return _shape_rows(flat, spec, frame.rows, declared)
-
-
-def _dense(column: pa.Array, spec: TensorSpec, rows: int) -> Array | None:
-    """The tensor of a column that is laid out as the model wants it; None for all others."""
-    shape = [axis for axis in spec.row_shape if axis is not None]
-    if len(shape) != len(spec.shape) - 1:
-        return None
-    dense = dense_values(column, np.dtype(spec.element.numpy), math.prod(shape))
-    return None if dense is None else dense.reshape(rows, *shape)
 
 
 def _cast(flat: Array, spec: TensorSpec, rows: int) -> Array:

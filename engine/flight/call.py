@@ -15,6 +15,8 @@ Rules that hold here:
   connection to find out, which takes 50 us and more. No slot is held while reading or writing.
 - A call lives longer than a pipeline: each batch is answered by the one that is served by then, as
   long as the reply keeps its schema.
+- After a wait for bytes code runs several times slower than in a loop, since the caches hold
+  something else by then: what a small batch costs is how many functions and objects it touches.
 """
 
 from __future__ import annotations
@@ -26,19 +28,16 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from engine._proto.sagitta.flight.v1 import flight_pb2
 from engine.codecs.arrow_ipc import check_schema, row_shapes
-from engine.codecs.output_batch import OutputWriter
-from engine.codecs.record_batch import record_batch
 from engine.errors import (
     DeadlineExceededError,
     DecodeError,
     EngineError,
     InternalError,
-    NotReadyError,
     PayloadTooLargeError,
 )
 from engine.flight.errors import CancelledError
+from engine.flight.reply import ReplyWriter
 from engine.request import InferRequest
 from engine.values import Frame, InferResult
 
@@ -51,10 +50,9 @@ if TYPE_CHECKING:
     from engine.codecs.ipc_guard import IpcLimits
     from engine.dataplane import DataPlane
     from engine.flight.descriptors import Wanted
+    from engine.flight.reply import Part
     from engine.metrics import Metrics
     from engine.running import RunningPipeline
-
-    Part = tuple[pa.RecordBatch, bytes]
 
 __all__ = ["FlightService", "InferCall"]
 
@@ -84,12 +82,7 @@ class FlightService:
 class _BatchRequest(InferRequest):
     """One batch of a call."""
 
-    def __init__(
-        self, pipeline: RunningPipeline, context: fl.ServerCallContext, turn: threading.Lock
-    ) -> None:
-        super().__init__(pipeline)
-        self.context = context
-        self.turn = turn
+    context: fl.ServerCallContext
 
     def is_gone(self) -> bool:
         """Whether the client has cancelled, died or passed its deadline."""
@@ -106,7 +99,6 @@ class InferCall:
 
     Attributes:
         is_busy: whether a batch is being answered; read by the thread that stops the server.
-        schema: of the replies; None before the first.
     """
 
     def __init__(
@@ -133,12 +125,10 @@ class InferCall:
         self._wanted = wanted
         self._reader = reader
         self._pipeline: RunningPipeline | None = None
-        self._writer: OutputWriter | None = None
+        self._reply = ReplyWriter(wanted)
         self._turn = threading.Lock()
         self._turn.acquire()
-        self._sequence = 0
         self.is_busy = False
-        self.schema: pa.Schema | None = None
         self._find_pipeline()
         try:
             schema = reader.schema
@@ -167,66 +157,47 @@ class InferCall:
         self.is_busy = True
         return batch
 
-    def answer(self, batch: pa.RecordBatch) -> InferResult:
-        """Check a batch and run it.
+    @property
+    def schema(self) -> pa.Schema | None:
+        """The schema of the replies; None before the first."""
+        return self._reply.schema
+
+    def answer(self, batch: pa.RecordBatch) -> list[Part]:
+        """Check a batch, run it, and write its answer.
+
+        Returns:
+            What goes out, in order.
 
         Raises:
             EngineError: it cannot be answered.
             CancelledError: nobody waits for its answer.
         """
-        service = self._service
+        metrics = self._service.metrics
         try:
-            request = _BatchRequest(self._find_pipeline(), self._context, self._turn)
+            request = _BatchRequest(self._find_pipeline())
+            request.context, request.turn = self._context, self._turn
             request.size_bytes = self._check(batch)
             columns = dict(zip(self._names, batch.columns, strict=True))
             request.prepare(Frame(batch.num_rows, columns, row_shapes=self._row_shapes))
             result = self._run(request)
+            parts = self._reply.write(result)
         except EngineError as error:
-            service.metrics.record_error(error.code)
+            metrics.record_error(error.code)
             raise
-        service.metrics.record(
-            result.frame.rows,
-            time.monotonic_ns() - request.started_ns,
-            request.queue_ns,
-            sum(result.elapsed_ns[1:]),
-        )
-        return result
-
-    def reply(self, result: InferResult) -> list[Part]:
-        """An answer as the batches that go out, each with its ``app_metadata``; sets ``schema``.
-
-        Raises:
-            EngineError: the answer does not fit the reply.
-        """
-        batch = self._reply_batch(result)
-        rows = result.frame.rows
-        most_bytes = self._wanted.max_reply_bytes
-        parts = 1
-        if rows > 1 and most_bytes and _size_bytes(result, batch) > most_bytes:
-            parts = min(-(-batch.nbytes // most_bytes), rows)
-        metadata = flight_pb2.BatchReply(
-            sequence=self._sequence, rows=rows, parts=parts, elapsed_ns=result.elapsed_ns
-        )
-        self._sequence += 1
-        if parts <= 1:
-            return [(batch, metadata.SerializeToString())]
-        divided: list[Part] = []
-        for part in range(parts):
-            start, end = rows * part // parts, rows * (part + 1) // parts
-            metadata.part = part
-            divided.append((batch.slice(start, end - start), metadata.SerializeToString()))
-        return divided
+        run_ns = sum(result.elapsed_ns) - result.elapsed_ns[0]
+        latency_ns = time.monotonic_ns() - request.started_ns
+        metrics.record(request.rows, latency_ns, request.queue_ns, run_ns)
+        return parts
 
     def _find_pipeline(self) -> RunningPipeline:
+        """The pipeline that is served by now."""
         plane, name = self._service.plane, self._wanted.pipeline
-        pipeline = plane.running if name is None else plane.named(name)
+        pipeline = plane.running
         if pipeline is not self._pipeline:
-            writer = OutputWriter(pipeline.outputs)
-            if self._writer is not None and not self._writer.schema.equals(writer.schema):
-                raise NotReadyError(
-                    "the pipeline was replaced by one whose outputs differ: open a new stream"
-                )
-            self._pipeline, self._writer = pipeline, writer
+            if name is not None:
+                pipeline = plane.named(name)
+            self._reply.use(pipeline.outputs)
+            self._pipeline = pipeline
         return pipeline
 
     def _check(self, batch: pa.RecordBatch) -> int:
@@ -290,23 +261,6 @@ class InferCall:
                 request.batch = None  # it holds the request: a ring of references
                 line.release()
 
-    def _reply_batch(self, result: InferResult) -> pa.RecordBatch:
-        writer = self._writer
-        if writer is not None and not self._wanted.as_records:
-            self.schema = writer.schema
-            return writer.write(result)
-        batch = record_batch(result)
-        if self.schema is None:
-            self.schema = batch.schema
-        elif self.schema != batch.schema:
-            try:
-                batch = pa.RecordBatch.from_arrays(batch.columns, schema=self.schema)
-            except (pa.ArrowException, TypeError) as error:
-                raise NotReadyError(
-                    "the pipeline was replaced by one whose records differ: open a new stream"
-                ) from error
-        return batch
-
     def _unreadable(self, error: Any) -> Exception:  # noqa: ANN401 - pyarrow's own, untyped
         if self._context.is_cancelled():
             return CancelledError()
@@ -327,12 +281,3 @@ def _result(request: InferRequest) -> InferResult:
         raise InternalError(f"{type(outcome).__name__}: {outcome}") from outcome
     finally:
         del outcome  # from here on it would hold this frame, and this frame it
-
-
-def _size_bytes(result: InferResult, batch: pa.RecordBatch) -> int:
-    """How much a reply has to carry, or where it is numbers alone, about how much."""
-    if batch.num_columns > len(result.outputs) or any(
-        output.values.dtype.kind == "O" for output in result.outputs
-    ):
-        return int(batch.nbytes)
-    return sum(output.values.nbytes for output in result.outputs)

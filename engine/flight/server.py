@@ -254,7 +254,7 @@ class FlightServer(fl.FlightServerBase):
     def _answer(self, call: InferCall, batch: pa.RecordBatch) -> list[Part]:
         if self._is_stopping:
             raise ShuttingDownError("the engine is stopping and takes no new batches")
-        return call.reply(call.answer(batch))
+        return call.answer(batch)
 
 
 def _check_port(host: str, port: int) -> None:
