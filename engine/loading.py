@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from engine.batching.cost import RunCost
 from engine.batching.line import BatchPolicy
-from engine.codecs.record_batch import record_batch
+from engine.codecs.record_batch import log_batch
 from engine.logring import LogRing
 from engine.pipeline.compiler import compile_plan
 from engine.pipeline.definition import DefinitionDraft, parse_definition
@@ -177,4 +177,4 @@ def open_log(storage_bytes: int | None, persist_dir: Path) -> LogRing | None:
     """
     if storage_bytes is None:
         return None
-    return LogRing(persist_dir / "log", storage_bytes, record_batch)
+    return LogRing(persist_dir / "log", storage_bytes, log_batch)

@@ -18,6 +18,8 @@ from engine.errors import SchemaMismatchError
 from engine.values import ELEMENT_TYPES
 
 if TYPE_CHECKING:
+    from typing import Final
+
     from engine.values import Array, TensorSpec
 
 __all__ = [
@@ -25,6 +27,7 @@ __all__ = [
     "NUMPY_TYPES",
     "arrow_array",
     "dense_rows",
+    "equal_lists",
     "flatten_column",
     "is_flat",
     "is_list",
@@ -41,6 +44,7 @@ ARROW_TYPES = {  # of every number type
     if element.array_code is not None
 }
 NUMPY_TYPES = {element.numpy: np.dtype(element.numpy) for element in ELEMENT_TYPES.values()}
+MAX_VALUES: Final = (1 << 31) - 1  # in one column of lists with 32-bit offsets
 _NUMPY_TYPES = {kind.id: dtype for dtype, kind in ARROW_TYPES.items()}
 _TYPE_IDS = {dtype: kind.id for dtype, kind in ARROW_TYPES.items()}  # None equals np.float64
 _FIXED_SIZE_LIST = pa.list_(pa.null(), 1).id
@@ -201,6 +205,21 @@ def list_bounds(values: pa.Array) -> Array:
         return np.arange(len(values) + 1) * values.type.list_size
     offsets = leaf_array(values.offsets)
     return offsets - offsets[:1]
+
+
+def equal_lists(values: pa.Array, count: int, width: int, item: pa.Field) -> pa.Array:
+    """Group values into variable lists that all have the same length.
+
+    Raises:
+        SchemaMismatchError: there are more values than the documented 32-bit offsets reach.
+    """
+    if count * width > MAX_VALUES:
+        raise SchemaMismatchError(
+            f"a column of {count} lists of {width} values is more than Arrow's lists hold: send "
+            "several requests"
+        )
+    offsets = arrow_array(np.arange(count + 1, dtype=np.int32) * np.int32(width))
+    return pa.ListArray.from_arrays(offsets, values, type=pa.list_(item))
 
 
 def _lengths(values: pa.Array) -> Array:

@@ -18,8 +18,8 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from engine.codecs.arrow_columns import ARROW_TYPES, arrow_array, is_list
-from engine.codecs.record_batch import equal_lists, rows_of
+from engine.codecs.arrow_columns import ARROW_TYPES, arrow_array, equal_lists, is_list
+from engine.codecs.record_values import rows_of
 from engine.errors import ConflictError, InferenceFailedError
 
 if TYPE_CHECKING:

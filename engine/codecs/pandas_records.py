@@ -28,12 +28,8 @@ from engine.codecs.arrow_columns import (
 )
 from engine.codecs.dataset import EVERYTHING, Dataset
 from engine.codecs.json_body import repeat_json
-from engine.codecs.record_batch import (
-    leaf_columns,
-    metadata_values,
-    row_model_texts,
-    rows_of,
-)
+from engine.codecs.record_batch import leaf_columns
+from engine.codecs.record_values import metadata_values, row_model_texts, rows_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -11,19 +11,21 @@ Rules that hold here:
 
 from __future__ import annotations
 
+import dataclasses
 from typing import TYPE_CHECKING
 
 import numpy as np
 import orjson
 import pyarrow as pa
 
-from engine.codecs.arrow_columns import arrow_array, list_values
+from engine.codecs.arrow_columns import arrow_array, equal_lists, list_values
 from engine.codecs.dataset import EVERYTHING, Dataset
+from engine.codecs.record_values import metadata_values, row_model_texts, rows_of
 from engine.errors import SchemaMismatchError
 from engine.values import SPLIT_COLUMN
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
     from typing import Final
 
     from engine.codecs.dataset import Path, Selection
@@ -32,23 +34,13 @@ if TYPE_CHECKING:
         CheckResult,
         Column,
         InferResult,
-        ModelIdentity,
         Output,
-        RowModels,
         Shadow,
     )
 
-__all__ = [
-    "equal_lists",
-    "focus",
-    "leaf_columns",
-    "metadata_values",
-    "record_batch",
-    "row_model_texts",
-    "rows_of",
-]
+__all__ = ["focus", "leaf_columns", "log_batch", "record_batch"]
 
-MAX_VALUES: Final = (1 << 31) - 1  # in one column of lists with 32-bit offsets
+MAX_DEPTH: Final = 60  # structs and lists inside each other; Arrow's format ends at 64
 
 
 def record_batch(result: InferResult, dataset: Dataset = EVERYTHING) -> pa.RecordBatch:
@@ -66,6 +58,45 @@ def record_batch(result: InferResult, dataset: Dataset = EVERYTHING) -> pa.Recor
         SchemaMismatchError: as for ``write_records``.
     """
     return _select(_leaf_arrays(result), result.frame.rows, dataset)
+
+
+def log_batch(result: InferResult) -> pa.RecordBatch:
+    """The result as rows of the log: an answer is kept, whatever else its request holds.
+
+    A column of a JSON request that Arrow has no type for, or that is nested too deep to be stored,
+    is left out and named in ``metadata.dropped``.
+
+    Raises:
+        SchemaMismatchError: an output has not one value per row.
+    """
+    try:
+        batch = record_batch(result)
+    except SchemaMismatchError:
+        batch = None
+    if batch is not None and all(map(_is_shallow, batch.schema.types)):
+        return batch
+    columns = result.frame.columns
+    strange = [name for name, values in columns.items() if not _is_storable(values, name)]
+    kept = {name: columns[name] for name in columns if name not in strange}
+    frame = dataclasses.replace(result.frame, columns=kept)
+    dropped = sorted(f"in.{name}" for name in strange)
+    leaves = _leaf_arrays(dataclasses.replace(result, frame=frame), dropped)
+    return _select(leaves, frame.rows, EVERYTHING)
+
+
+def _is_storable(values: Column, name: str) -> bool:
+    try:
+        return not isinstance(values, list) or _is_shallow(_json_array(values, name).type)
+    except SchemaMismatchError:
+        return False
+
+
+def _is_shallow(kind: pa.DataType) -> bool:
+    level, depth = [kind], 0
+    while level and depth <= MAX_DEPTH:
+        level = [kind.field(index).type for kind in level for index in range(kind.num_fields)]
+        depth += 1
+    return depth <= MAX_DEPTH
 
 
 def focus(batch: pa.RecordBatch, dataset: Dataset) -> pa.RecordBatch:
@@ -103,7 +134,9 @@ def _select(
     return pa.RecordBatch.from_arrays(arrays, schema=pa.schema(fields))
 
 
-def _leaf_arrays(result: InferResult) -> dict[Path, tuple[pa.Field, pa.Array]]:
+def _leaf_arrays(
+    result: InferResult, dropped: Sequence[str] = ()
+) -> dict[Path, tuple[pa.Field, pa.Array]]:
     rows = result.frame.rows
     leaves: dict[Path, tuple[pa.Field, pa.Array]] = {
         ("time",): _leaf("time", pa.int64(), _repeat(result.time_ms, pa.int64(), rows))
@@ -119,7 +152,7 @@ def _leaf_arrays(result: InferResult) -> dict[Path, tuple[pa.Field, pa.Array]]:
         for output in shadow.outputs:
             leaves[f"out_{shadow.model_name}", output.name] = _shadow_leaf(shadow, output, rows)
     leaves |= _check_leaves(result.checks, rows)
-    for name, value in metadata_values(result).items():
+    for name, value in metadata_values(result, dropped).items():
         kind = _METADATA_TYPES[name]
         leaves["metadata", name] = _leaf(name, kind, _repeat(value, kind, rows))
     if result.row_models is not None:
@@ -207,21 +240,6 @@ def _list_array(array: pa.Array) -> pa.Array:
     return equal_lists(values, len(array), kind.list_size, item)
 
 
-def equal_lists(values: pa.Array, count: int, width: int, item: pa.Field) -> pa.Array:
-    """Group values into variable lists that all have the same length.
-
-    Raises:
-        SchemaMismatchError: there are more values than the documented 32-bit offsets reach.
-    """
-    if count * width > MAX_VALUES:
-        raise SchemaMismatchError(
-            f"a column of {count} lists of {width} values is more than Arrow's lists hold: send "
-            "several requests"
-        )
-    offsets = arrow_array(np.arange(count + 1, dtype=np.int32) * np.int32(width))
-    return pa.ListArray.from_arrays(offsets, values, type=pa.list_(item))
-
-
 def _list_shape(column: Column) -> list[int | None]:
     """The declared shape of a column that declares none: one open axis per list level."""
     depth = 0
@@ -279,40 +297,3 @@ def _nest(
         fields.append(pa.field(name, array.type, nullable=False))
         arrays.append(array)
     return fields, arrays
-
-
-def metadata_values(result: InferResult) -> dict[str, object]:
-    """The record's ``metadata`` in documented order; the same for every row of a request.
-
-    But for ``last_model`` where a split sent rows to several models: ``row_model_texts`` has it.
-    """
-    return {
-        "last_model": _model_text(result.model),
-        "pipeline_version": result.pipeline.version,
-        "elapsed": result.elapsed_ns,
-        "dropped": [],
-        "partition": result.partition,
-    }
-
-
-def row_model_texts(row_models: RowModels) -> list[object]:
-    """``last_model`` of each row."""
-    texts = [_model_text(model) for model in row_models.models]
-    return [texts[model] for model in row_models.rows.tolist()]
-
-
-def _model_text(model: ModelIdentity) -> str:
-    return orjson.dumps({"model_name": model.name, "model_sha": model.sha}).decode()
-
-
-def rows_of(output: Output, rows: int) -> Array:
-    """An output as one value per row; the only row of a request takes an output of any shape."""
-    if output.per_row:
-        return output.values
-    if rows == 1:
-        return output.values[np.newaxis]
-    raise SchemaMismatchError(
-        f"output {output.name!r} has the shape {list(output.values.shape)} for {rows} rows: it has "
-        "not one value per row, which records need. Send one row per request, or ask for the "
-        "legacy reply (without dataset parameters)"
-    )

@@ -276,3 +276,17 @@ def test_an_answer_is_in_the_log_when_it_arrives(client, logging_engine, golden)
         engine.process.kill()
         engine.process.wait()
     assert client(logging_engine()).log()[0].num_rows == 27
+
+
+def test_rows_are_kept_whatever_their_request_holds_besides(engine_process, tmp_path):
+    folder = models.write_pipeline(tmp_path / "pipeline", models.linear())
+    environ = {"PIPELINE_URL": str(folder), "PERSIST_DIR": str(tmp_path / "persist"), **LOG}
+    engine = engine_process(**environ).ready()
+    rows = [{"x": [1, 2, 3, 4], "id": value} for value in (1, "a")]
+    assert engine.post("/infer", rows).status == 200
+
+    kept = logs(engine).json
+
+    assert [row["in"] for row in kept] == [{"x": [1, 2, 3, 4]}] * 2
+    assert [row["metadata"]["dropped"] for row in kept] == [["in.id"]] * 2
+    assert "rows are missing" not in engine.output

@@ -9,11 +9,12 @@ import pyarrow as pa
 import pytest
 from support.arrow import read_file, vectors
 
+from engine.codecs.arrow_columns import equal_lists
 from engine.codecs.arrow_ipc import write_arrow_file, write_arrow_stream
 from engine.codecs.dataset import Dataset
 from engine.codecs.legacy import write_legacy
 from engine.codecs.pandas_records import write_records
-from engine.codecs.record_batch import equal_lists, record_batch
+from engine.codecs.record_batch import log_batch, record_batch
 from engine.errors import SchemaMismatchError
 from engine.values import Frame, InferResult, ModelIdentity, Output, PipelineIdentity
 
@@ -204,3 +205,23 @@ def test_a_column_past_32_bit_offsets_is_refused_and_never_wraps():
     assert len(equal_lists(pa.nulls(6), 2, 3, item)) == 2
     with pytest.raises(SchemaMismatchError, match="65536 lists of 32768 values is more than"):
         equal_lists(pa.nulls(0), 1 << 16, 1 << 15, item)
+
+
+def test_the_log_leaves_out_what_arrow_has_no_type_for_and_names_it():
+    deep = 1
+    for _ in range(100):
+        deep = [deep]
+    columns = {"x": [[1.5], [2]], "id": [1, "a"], "big": [2**64 - 1, 1], "deep": [deep, deep]}
+    answer = result([output([1, 2])], columns)
+
+    batch = log_batch(answer)
+
+    batch.validate(full=True)
+    assert write_arrow_file(batch.schema, [batch])
+    first, second = batch.to_pylist()
+    assert (first["in"], second["in"]) == ({"x": [1.5]}, {"x": [2.0]})
+    assert first["metadata"]["dropped"] == ["in.big", "in.deep", "in.id"]
+    usual = result([output([1, 2])], {"x": [[1.5], [2]], "s": ["a", None]})
+    assert log_batch(usual).equals(record_batch(usual), check_metadata=True)
+    assert log_batch(result([output([])], {"x": []}, rows=0)).num_rows == 0
+    assert "in" not in log_batch(result([output([1, 2])], {"id": [1, "a"]})).schema.names
