@@ -63,19 +63,24 @@ class Dataset:
         Raises:
             SchemaMismatchError: a path names nothing; the text lists what there is.
         """
-        chosen: dict[Path, None] = {}
-        for name in self.include:
-            found = [
-                path
-                for path in paths
-                if (name == "*" and not _is_under(path, self.exclude)) or _is_under(path, (name,))
-            ]
-            if not found and name != "*":
+        if self.include == ("*",) and not self.exclude:
+            return Selection(tuple(paths), 0, self.separator)
+        found: dict[str, list[Path]] = {name: [] for name in self.include}
+        excluded = frozenset(self.exclude)
+        for path in paths:
+            names = _prefixes(path)
+            if "*" in found and excluded.isdisjoint(names):
+                found["*"].append(path)
+            for name in names:
+                if name in found:
+                    found[name].append(path)
+        for name, matching in found.items():
+            if not matching and name != "*":
                 known = ", ".join(".".join(path) for path in paths)
                 raise SchemaMismatchError(
                     f"invalid path: key not found: {name} (dataset takes *, or any of: {known})"
                 )
-            chosen.update(dict.fromkeys(found))
+        chosen = dict.fromkeys(path for matching in found.values() for path in matching)
         lone_struct = len(self.include) == 1 and self.include[0] != "*"
         depth = self.include[0].count(".") + 1 if lone_struct else 0
         if depth and all(len(path) == depth for path in chosen):
@@ -134,6 +139,11 @@ def _flatten_separator(value: str, separator: str | None) -> str | None:
     return (separator or ".") if value.lower() == "true" else None
 
 
-def _is_under(path: Path, names: Iterable[str]) -> bool:
+def _prefixes(path: Path) -> list[str]:
+    """What asks for a path: itself and everything above it, names joined by dots."""
     joined = ".".join(path)
-    return any(joined == name or joined.startswith(f"{name}.") for name in names)
+    names, dot = [joined], joined.rfind(".")
+    while dot >= 0:
+        names.append(joined[:dot])
+        dot = joined.rfind(".", 0, dot)
+    return names
