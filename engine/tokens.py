@@ -2,7 +2,7 @@
 
 One token a line; empty lines and lines that begin with ``#`` are not tokens. The file is looked at
 again, by its modification time, at most once a second. A file that cannot be read keeps the tokens
-of the last time it could. Comparison takes the same time whatever was sent.
+of the last time it could, which is said once. Comparison takes the same time whatever was sent.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class TokenFile:
         self._path = path
         self._hashes: tuple[bytes, ...] = ()
         self._modified_ns = -1
+        self._is_readable = True
         self._looked_at = time.monotonic()
         self._read()
 
@@ -68,10 +69,13 @@ class TokenFile:
     def _read_again(self) -> None:
         try:
             self._read()
+            self._is_readable = True
         except OSError as error:
-            log.warning(
-                "API_TOKEN_FILE cannot be read (%s): keeping its last tokens", error.strerror
-            )
+            if self._is_readable:
+                log.warning(
+                    "API_TOKEN_FILE cannot be read (%s): keeping its last tokens", error.strerror
+                )
+            self._is_readable = False
 
     def _read(self) -> None:
         modified_ns = os.stat(self._path).st_mtime_ns
@@ -81,3 +85,5 @@ class TokenFile:
         tokens = [line for line in lines if line and not line.startswith(b"#")]
         self._hashes = tuple(hashlib.sha256(token).digest() for token in tokens)
         self._modified_ns = modified_ns
+        if not tokens:
+            log.warning("API_TOKEN_FILE holds no token: every request is refused")

@@ -1,5 +1,8 @@
 """What to paste next, after a publish."""
 
+import json
+import shlex
+
 from engine.publish.reference import LayoutReference, RegistryReference
 
 __all__ = ["instructions"]
@@ -20,10 +23,11 @@ def instructions(target: RegistryReference | LayoutReference, digest: str, image
     """
     if isinstance(target, LayoutReference):
         url = f"oci-layout:{_MOUNTED}:{target.tag}"
-        options = [f"-v {target.directory.resolve()}:{_MOUNTED}:ro", f"-e PIPELINE_URL={url}"]
+        mount = f"{target.directory.resolve()}:{_MOUNTED}:ro"
+        options = [f"-v {shlex.quote(mount)}", f"-e PIPELINE_URL={url}"]
         pinned = f"oci-layout:{_MOUNTED}@{digest}"
         variables = [f"PIPELINE_URL: {url}"]
-        volumes = ["./data:/persist", f"{target.directory.resolve()}:{_MOUNTED}:ro"]
+        volumes = ["./data:/persist", mount]
     else:
         url = str(target)
         options = [
@@ -63,7 +67,7 @@ def instructions(target: RegistryReference | LayoutReference, digest: str, image
         "  engine:",
         f"    image: {image}",
         "    ports: ['8080:8080']",
-        f"    volumes: [{', '.join(repr(volume) for volume in volumes)}]",
+        f"    volumes: {json.dumps(volumes)}",
         "    environment:",
         *(f"      {variable}" for variable in variables),
         "      CONFIG_CPUS: 1",

@@ -136,7 +136,13 @@ def _read_source(options: argparse.Namespace) -> tuple[DefinitionDraft, Path]:
             reference = DirectoryReference(source.parent, source.name)
         draft = parse_definition(read_definition_file(reference))
         return replace(draft, id=options.name or draft.id), reference.directory
+    if not source.is_file():
+        raise ConfigError(f"{source} is neither an ONNX file, nor a definition, nor a folder")
     stem = re.sub(r"[^a-z0-9]+", "-", source.stem.lower()).strip("-")
+    if options.name is None and not stem:
+        raise ConfigError(
+            f"--name is missing: {source.name} holds no letter that a name could have"
+        )
     name = options.model_name or source.stem
     model: dict[str, object] = {"name": name, "file": source.name}
     if options.tensor_fields:

@@ -122,6 +122,8 @@ def _load_alone(model: ModelVersion, layer: ArtifactLayer) -> ModelSession:
         try:
             return ModelSession(identity, alone, options)
         except StartupError as error:
+            if error.__cause__ is None:  # it was loaded, and is refused for what it takes or gives
+                raise
             raise StartupError(
                 f"{error}; a model is published as one file: if it keeps weights in others, save "
                 "it anew with onnx.save_model(model, path, save_as_external_data=False)"

@@ -75,6 +75,21 @@ def test_a_file_that_is_gone_keeps_its_tokens(file):
     assert not accepts(accepted, b"Bearer three")
 
 
+def test_what_is_wrong_with_the_file_is_said_once(file, caplog):
+    accepted = TokenFile(file)
+    file.unlink()
+    accepts(accepted, b"Bearer one")
+    accepts(accepted, b"Bearer one")
+    file.write_text("# none\n")
+    accepts(accepted, b"Bearer one")
+    accepts(accepted, b"Bearer one")
+
+    assert [record.message.partition(":")[0] for record in caplog.records] == [
+        "API_TOKEN_FILE cannot be read (No such file or directory)",
+        "API_TOKEN_FILE holds no token",
+    ]
+
+
 def test_tokens_are_not_kept_as_text(file):
     accepted = TokenFile(file)
 

@@ -1,4 +1,5 @@
 import json
+import shlex
 
 import onnx
 import pyarrow as pa
@@ -8,6 +9,8 @@ from support.artifacts import open_quietly, sha256
 
 from engine.__main__ import main
 from engine.commands.instructions import instructions
+from engine.commands.publish import run
+from engine.errors import ConfigError, StartupError
 from engine.publish.reference import parse_reference
 
 DIGEST = f"sha256:{'0' * 64}"
@@ -280,7 +283,7 @@ def test_what_is_to_be_pasted_for_a_registry():
         "  engine:",
         "    image: sagitta",
         "    ports: ['8080:8080']",
-        "    volumes: ['./data:/persist']",
+        '    volumes: ["./data:/persist"]',
         "    environment:",
         "      PIPELINE_URL: ghcr.io/team/p:1",
         "      OCI_USERNAME: ${OCI_USERNAME}",
@@ -295,7 +298,14 @@ def test_what_is_to_be_pasted_for_a_layout():
     assert lines[0] == "PIPELINE_URL=oci-layout:/data/layout:1"
     assert "    -v /data/layout:/pipeline:ro \\" in lines
     assert "    -e PIPELINE_URL=oci-layout:/pipeline:1 \\" in lines
-    assert "    volumes: ['./data:/persist', '/data/layout:/pipeline:ro']" in lines
+    assert '    volumes: ["./data:/persist", "/data/layout:/pipeline:ro"]' in lines
+
+
+def test_what_is_to_be_pasted_for_a_folder_with_spaces():
+    lines = instructions(parse_reference("oci-layout:/my data/it's:1"), DIGEST, "sagitta")
+
+    mount = next(line for line in lines if "/pipeline:ro" in line).strip(" \\")
+    assert shlex.split(mount) == ["-v", "/my data/it's:/pipeline:ro"]
 
 
 def checked_pipeline(folder, *trees):
@@ -338,3 +348,26 @@ def test_a_check_that_would_stop_an_edge_stops_the_publish(sagitta, tmp_path, tr
     assert "$.steps[1].Check.tree[0]" in remarks
     assert said in remarks
     assert not (tmp_path / "layout").exists()
+
+
+@pytest.mark.parametrize(
+    ("file", "arguments", "said"),
+    [
+        (None, [], "is neither an ONNX file, nor a definition, nor a folder"),
+        ("模.onnx", [], "--name is missing"),
+    ],
+)
+def test_what_is_no_source_is_said_to_be_none(tmp_path, file, arguments, said):
+    path = tmp_path / (file or "nothing.onnx")
+    if file:
+        path.write_bytes(models.linear())
+
+    with pytest.raises(ConfigError, match=said):
+        run([str(path), "--dry-run", *arguments], {})
+
+
+def test_advice_on_external_weights_is_for_what_does_not_load(tmp_path):
+    (tmp_path / "m.onnx").write_bytes(models.linear())
+
+    with pytest.raises(StartupError, match="one for each input, by position$"):
+        run([str(tmp_path / "m.onnx"), "--dry-run", "--tensor-fields", "a,b"], {})
