@@ -8,6 +8,7 @@ Rules that hold here:
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from typing import TYPE_CHECKING
 
@@ -52,6 +53,7 @@ class Catalog:
         """
         self._plane = plane
         self._partition = partition
+        self._log_turn = threading.Lock()
 
     def log_stream(self, query: flight_pb2.LogQuery) -> LogStream:
         """Begin to read the log.
@@ -59,7 +61,7 @@ class Catalog:
         Raises:
             EngineError: as for ``LogStream``, or the log is off.
         """
-        return LogStream(self._plane.kept_log, query, self._partition)
+        return LogStream(self._plane.kept_log, query, self._partition, self._log_turn)
 
     def schema(self, wanted: Wanted | flight_pb2.LogQuery) -> pa.Schema:
         """The schema of the replies, of the requests, or of rows of the log.

