@@ -200,7 +200,7 @@ def test_weights_in_another_file_are_noticed(sagitta, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "said"),
     [
-        (["absent.onnx", "--dry-run"], 3, "looked for absent.onnx"),
+        (["absent.onnx", "--dry-run"], 2, "absent.onnx is neither an ONNX file"),
         (["notes.txt", "--dry-run"], 3, "not an ONNX file"),
         (["{model}"], 2, "--to is missing"),
         (["{model}", "--to", "ghcr.io"], 2, "names no host and repository"),
@@ -369,5 +369,5 @@ def test_what_is_no_source_is_said_to_be_none(tmp_path, file, arguments, said):
 def test_advice_on_external_weights_is_for_what_does_not_load(tmp_path):
     (tmp_path / "m.onnx").write_bytes(models.linear())
 
-    with pytest.raises(StartupError, match="one for each input, by position$"):
+    with pytest.raises(StartupError, match=r"one for each input, by position$"):
         run([str(tmp_path / "m.onnx"), "--dry-run", "--tensor-fields", "a,b"], {})
