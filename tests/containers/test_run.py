@@ -71,6 +71,21 @@ def test_documented_line_without_a_volume(runtime, published, check_documented_r
     assert container.stop() == 0
 
 
+def test_credentials_in_a_mounted_file(runtime, registry, tmp_path, check_documented_requests):
+    address = runtime.registry_address(registry)
+    login = base64.b64encode(f"{USER}:{PASSWORD}".encode()).decode()
+    file = tmp_path / "auth.json"
+    file.write_text(json.dumps({"auths": {address: {"auth": login}}}))
+    file.chmod(0o644)
+    container = runtime.run(
+        *("-v", f"{file}:/run/auth.json:ro", "-e", "REGISTRY_AUTH_FILE=/run/auth.json"),
+        *("-e", f"PIPELINE_URL={address}/pipelines/house-price:v1", "-e", "OCI_PLAIN_HTTP=true"),
+    ).wait_ready()
+
+    check_documented_requests(container.url)
+    assert container.stop() == 0
+
+
 def test_documented_start_lines_in_order(runtime, published):
     container = runtime.run(*published, "-e", "CONFIG_CPUS=1").wait_ready()
 
