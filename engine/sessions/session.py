@@ -20,6 +20,7 @@ import numpy as np
 import onnxruntime as ort
 
 from engine.errors import EngineError, InferenceFailedError, SchemaMismatchError, StartupError
+from engine.sessions.generated import generated, lengths_to_try
 from engine.sessions.sequences import columns_of_sequence, found_spec
 from engine.values import ELEMENT_TYPES, ModelIdentity, Output, TensorSpec
 
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 __all__ = ["ModelOptions", "ModelSession"]
 
 WARM_UP_ROWS = (1, 1, 2, 3)
-UNKNOWN_AXIS = 1  # the length that warm-up gives to an axis that the model leaves open
 ERRORS_ONLY = 3
 
 
@@ -122,9 +122,19 @@ class ModelSession:
         Returns:
             None, or why the model could not be run on generated rows; requests may still succeed.
         """
+        problems = []
+        for length in lengths_to_try(self.inputs):
+            problem = self._run_generated(length, observe)
+            if problem is None:
+                return None
+            problems.append(problem)
+        return problems[0]
+
+    def _run_generated(self, length: int, observe: Callable[[int, int], None]) -> str | None:
+        """Warm up with open axes of this length; why that could not be run."""
         seen: dict[str, list[bool]] = {}
         for rows in WARM_UP_ROWS:
-            feeds = [_generated(spec, rows) for spec in self.inputs]
+            feeds = [generated(spec, rows, length) for spec in self.inputs]
             started_ns = time.monotonic_ns()
             try:
                 outputs = self.run(feeds, rows)
@@ -266,15 +276,6 @@ def _request_names(
     return tensor_fields
 
 
-def _generated(spec: TensorSpec, rows: int) -> Array:
-    shape = [rows, *(UNKNOWN_AXIS if axis is None else axis for axis in spec.row_shape)]
-    return np.full(
-        shape[: len(spec.shape)],
-        "" if spec.element.numpy == "object" else 0,
-        dtype=spec.element.numpy,
-    )
-
-
 def _join(parts: list[Output], rows: int, step: int) -> Output:
     first = parts[0]
     if first.per_row:
@@ -291,6 +292,6 @@ def _join(parts: list[Output], rows: int, step: int) -> Output:
 
 
 def _reason(error: Exception) -> str:
-    """ONNX Runtime's message without its source location prefix."""
-    text = str(error).partition("\n")[0]
+    """ONNX Runtime's message, on one line, without its source location prefix."""
+    text = " ".join(str(error).split())  # which index it was stands on lines of its own
     return text.split(" : ", 3)[-1][:500]

@@ -114,6 +114,12 @@ def rowcount_change():
     )
 
 
+def pooling():
+    """Images of any size from 7 x 7 on, to whose rows input and output give different names."""
+    node = helper.make_node("MaxPool", ["x"], ["y"], kernel_shape=[7, 7])
+    return model([node], [value("x", ["N", 3, "H", "W"])], [value("y", ["M", 3, None, None])])
+
+
 def var_len():
     """The values above 0.5 and where they are: K results, not one per row."""
     return model(

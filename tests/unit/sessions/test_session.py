@@ -125,8 +125,20 @@ def test_a_run_that_fails(load):
     assert session.run([np.float32([[0, 1]])], 1)
 
 
+def test_warm_up_finds_a_length_that_the_model_runs_on(load):
+    """Its output's rows have another name than its input's: only a run tells that they are rows."""
+    session = load(models.pooling())
+
+    (output,) = session.run([np.ones((2, 3, 20, 20), np.float32)], 2)
+
+    assert session.problem is None
+    assert output.per_row
+
+
 def test_shapes_that_onnx_runtime_refuses(load):
-    with pytest.raises(SchemaMismatchError, match="refused the request's shapes"):
+    with pytest.raises(
+        SchemaMismatchError, match=r"refused the request.s shapes: .*index: 1 Got: "
+    ):
         load(models.linear()).run([rows(2, 3)], 2)
 
 
