@@ -1,9 +1,9 @@
-"""The engine's words on standard output, as a container's log has them."""
+"""What goes to standard output: the engine's words, and the text of others made harmless."""
 
 import logging
 import sys
 
-__all__ = ["flush", "log_to_stdout"]
+__all__ = ["flush", "log_to_stdout", "printable"]
 
 log = logging.getLogger("sagitta")
 
@@ -33,3 +33,12 @@ def flush() -> None:
     """Write out what is buffered, before a process that cannot end leaves."""
     sys.stdout.flush()
     sys.stderr.flush()
+
+
+def printable(text: str) -> str:
+    """A text of somebody else without the characters that steer a terminal; line ends stay."""
+    if text.isprintable():
+        return text
+    return "".join(
+        mark if mark.isprintable() or mark == "\n" else repr(mark)[1:-1] for mark in text
+    )

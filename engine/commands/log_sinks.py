@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 import pyarrow as pa
 
 from engine.codecs.pandas_records import write_batch_lines, write_batch_records
+from engine.console import printable
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -63,7 +64,7 @@ class TableSink:
             self._print(time, named if count else "-", _short(row["out"]), _short(row["in"]))
 
     def _print(self, time: str, anomaly: str, out: str, into: str) -> None:
-        line = _printable(f"{time:<24}  {anomaly:<9}  {out:<32}  {into}")
+        line = printable(f"{time:<24}  {anomaly:<9}  {out:<32}  {into}").replace("\n", r"\n")
         text = line if len(line) <= self._width else f"{line[: self._width - 1]}…"
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
@@ -74,12 +75,6 @@ class TableSink:
 
     def discard(self) -> None:
         """Nothing is kept."""
-
-
-def _printable(text: str) -> str:
-    if text.isprintable():
-        return text
-    return "".join(mark if mark.isprintable() else repr(mark)[1:-1] for mark in text)
 
 
 def _short(columns: dict[str, object]) -> str:

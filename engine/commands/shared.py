@@ -10,6 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from engine.config import EngineConfig
+from engine.console import printable
 from engine.edge.bundle import decode_bundle
 from engine.errors import ConfigError
 from engine.options import PersistFolder, pull_options
@@ -38,13 +39,13 @@ class DefinitionReader:
 
 
 def say(text: str = "") -> None:
-    """Print a line of the result."""
-    sys.stdout.write(f"{text}\n")
+    """Print a line of the result; names in a publish are somebody else's."""
+    sys.stdout.write(f"{printable(text)}\n")
 
 
 def remark(text: str) -> None:
     """Print a line beside the result."""
-    sys.stderr.write(f"{text}\n")
+    sys.stderr.write(f"{printable(text)}\n")
 
 
 def read_config(environ: Mapping[str, str], url: str) -> EngineConfig:

@@ -371,3 +371,13 @@ def test_advice_on_external_weights_is_for_what_does_not_load(tmp_path):
 
     with pytest.raises(StartupError, match=r"one for each input, by position$"):
         run([str(tmp_path / "m.onnx"), "--dry-run", "--tensor-fields", "a,b"], {})
+
+
+def test_inspecting_a_publish_cannot_steer_the_terminal(sagitta, tmp_path):
+    folder = checked_pipeline(tmp_path / "p", "\x1b[31mred: out.y[0] > 1")
+
+    ended, shown, _ = sagitta("inspect", str(folder))
+
+    assert ended == 0
+    assert r"\x1b[31mred" in shown
+    assert "\x1b" not in shown
