@@ -7,6 +7,7 @@ Rules that hold here:
 """
 
 import enum
+import ipaddress
 import os
 import re
 from collections.abc import Callable
@@ -20,6 +21,7 @@ __all__ = [
     "existing_file",
     "folder",
     "integer",
+    "is_loopback",
     "pipeline_url",
     "port",
     "registry_host",
@@ -183,6 +185,16 @@ def registry_host(text: str) -> str:
     if not host:
         raise ValueError("accepted: a registry host such as ghcr.io or 10.0.0.5:5000")
     return host
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address is this machine's loopback."""
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
 
 
 class CredentialsInsideError(ValueError):

@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from engine.config.parsers import CredentialsInsideError
+from engine.config.parsers import CredentialsInsideError, is_loopback
 from engine.config.values import EdgeBundle
 from engine.config.variable import Variable
 from engine.errors import ConfigError
@@ -168,23 +168,21 @@ def _check_ports(reading: Reading) -> None:
 def _check_operations_centre(reading: Reading, bundle: EdgeBundle | None) -> None:
     if bundle is None or not reading.values.get("opscenter_plaintext"):
         return
-    if not _is_loopback(bundle.opscenter_host):
+    if not _is_on_loopback(bundle.opscenter_host):
         reading.problems.append(
             "OPSCENTER_PLAINTEXT=true, but OPSCENTER_HOST in EDGE_BUNDLE is not on loopback; "
             "accepted: false, with OPSCENTER_CA_FILE for a private CA"
         )
 
 
-def _is_loopback(address: str) -> bool:
+def _is_on_loopback(address: str) -> bool:
+    """Whether an address, with or without scheme, port and path, is on loopback."""
     host = address.rpartition("://")[2].split("/", 1)[0]
     if host.startswith("["):
         host = host[1:].partition("]")[0]
     elif host.count(":") == 1:
         host = host.partition(":")[0]
-    if host in ("localhost", "::1"):
-        return True
-    parts = host.split(".")  # "127.example.com" is a name somebody else may own
-    return parts[0] == "127" and len(parts) == 4 and all(part.isdecimal() for part in parts)
+    return is_loopback(host)
 
 
 def _warn(reading: Reading, environ: Mapping[str, str], bundle: EdgeBundle | None) -> None:

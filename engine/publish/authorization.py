@@ -16,9 +16,9 @@ from urllib.parse import urlencode, urlsplit
 
 import orjson
 
+from engine.config.parsers import is_loopback
 from engine.publish.artifact import RefusedError
 from engine.publish.credentials import Credentials
-from engine.publish.reference import is_loopback
 
 __all__ = ["Authorizer", "TokenRequest"]
 

@@ -6,7 +6,6 @@ Rules that hold here:
 - An error never repeats what may be a password: text before an ``@`` is not shown.
 """
 
-import ipaddress
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,6 @@ __all__ = [
     "Reference",
     "RegistryReference",
     "is_digest",
-    "is_loopback",
     "parse_reference",
     "parse_registry",
 ]
@@ -124,16 +122,6 @@ def parse_registry(text: str) -> str:
 def is_digest(text: str) -> bool:
     """Whether the text is ``sha256:`` and 64 lower-case hexadecimal digits, and nothing else."""
     return _DIGEST.fullmatch(text) is not None
-
-
-def is_loopback(host: str) -> bool:
-    """Whether a host name or address is this machine's loopback."""
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def _parse_registry_reference(url: str) -> RegistryReference:

@@ -19,8 +19,8 @@ import urllib3.connection
 import urllib3.connectionpool
 from requests.adapters import HTTPAdapter
 
+from engine.config.parsers import is_loopback
 from engine.publish.artifact import FetchError
-from engine.publish.reference import is_loopback
 
 __all__ = ["Deadline", "DeadlineAdapter", "is_plain_http", "unreachable_reason"]
 
