@@ -32,7 +32,7 @@ def answer(rows, *, from_json=False):
     if from_json:
         column = values.astype(float).tolist()
     output = Output("variable", values[:, :1].copy(), per_row=True)
-    frame = Frame(rows, {"tensor": column})
+    frame = Frame(rows, {"tensor": column}, has_literals=not from_json)
     return InferResult(
         frame, (output,), 1_752_681_130_155, (305_045, 818_254), MODEL, PIPELINE, "edge-1"
     )

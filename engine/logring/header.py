@@ -1,4 +1,4 @@
-"""The fixed part of a record in the ring, followed by its steps' times and its values.
+"""A record in the ring: a header, its steps' times and its values.
 
 Rules that hold here:
 - Its layout is the file format: a change needs a new format mark in ``store.py``.
@@ -6,14 +6,62 @@ Rules that hold here:
 
 from __future__ import annotations
 
+import dataclasses
 import struct
-from typing import NamedTuple
+from array import array
+from typing import TYPE_CHECKING, NamedTuple
 
-__all__ = ["ARROW", "HEADER", "RAW", "SEPARATE_BYTES", "RecordHeader", "read_header"]
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from engine.logring.context import LogContext
+
+__all__ = ["ARROW", "HEADER", "RAW", "SEPARATE_BYTES", "Record", "RecordHeader", "read_header"]
 
 HEADER = struct.Struct("<HHIIq")  # form, steps, context number, rows, time in ms
 SEPARATE_BYTES = 1 << 16  # a raw column with as many is a value of its own
 RAW, ARROW = 1, 2  # forms: the columns' values one after the other, or an Arrow IPC message
+
+
+@dataclasses.dataclass(slots=True)
+class Record:
+    """Rows that become one value in the ring.
+
+    Attributes:
+        context: what it shares with others.
+        rows: how many rows.
+        time_ms: when they were answered, ms since the epoch.
+        elapsed_ns: time to decode, then of each step.
+        body: the values, to be joined; views that must not change before the append.
+        size: bytes of the value.
+    """
+
+    context: LogContext
+    rows: int
+    time_ms: int
+    elapsed_ns: Sequence[int]
+    body: Sequence[bytes | memoryview]
+    size: int
+
+    def value(self, context_number: int) -> bytes:
+        """What to store under the record's key: all of it but the large columns."""
+        elapsed_ns = self.elapsed_ns
+        form = ARROW if self.context.shapes is None else RAW
+        head = HEADER.pack(form, len(elapsed_ns), context_number, self.rows, self.time_ms)
+        body = self.body
+        if form == RAW and self.size >= SEPARATE_BYTES:
+            body = [part for part in body if len(part) < SEPARATE_BYTES]
+        return b"".join((head, array("Q", elapsed_ns).tobytes(), *body))
+
+    def large(self) -> list[tuple[bytes, bytes | memoryview]]:
+        """Columns to store as they are, each with what to add to the record's key."""
+        if self.size < SEPARATE_BYTES or self.context.shapes is None:
+            return []
+        return [
+            (bytes([number + 1]), column)
+            for number, column in enumerate(self.body)
+            if len(column) >= SEPARATE_BYTES
+        ]
 
 
 class RecordHeader(NamedTuple):

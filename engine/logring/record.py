@@ -14,64 +14,27 @@ Rules that hold here:
 
 from __future__ import annotations
 
-import dataclasses
 import json
-from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from engine.logring.columns import Kind, raw_columns, row_bytes
 from engine.logring.context import OWN_COLUMNS, LogContext, list_depth, numpy_type, without
-from engine.logring.header import ARROW, HEADER, RAW, SEPARATE_BYTES
+from engine.logring.header import HEADER, Record
+from engine.logring.repeats import RowPattern
 
 if TYPE_CHECKING:
     from typing import Any
 
     from engine.values import InferResult
 
-__all__ = ["MAX_COLUMN_BYTES", "LogEncoder", "Record"]
+__all__ = ["MAX_COLUMN_BYTES", "LogEncoder"]
 
 MAX_COLUMN_BYTES = 1 << 20
 
 _KNOWN_CONTEXTS = 256
-
-
-@dataclasses.dataclass(slots=True)
-class Record:
-    """Rows that become one value in the ring.
-
-    Attributes:
-        context: what it shares with others.
-        rows: how many rows.
-        time_ms: when they were answered, ms since the epoch.
-        elapsed_ns: time to decode, then of each step.
-        body: the values, to be joined; views that must not change before the append.
-        size: bytes of the value.
-    """
-
-    context: LogContext
-    rows: int
-    time_ms: int
-    elapsed_ns: Sequence[int]
-    body: Sequence[bytes | memoryview]
-    size: int
-
-    def values(self, context_number: int) -> Iterator[tuple[int, bytes | memoryview]]:
-        """What to store: the record under 0, large columns as they are, each under its number."""
-        elapsed_ns = self.elapsed_ns
-        is_raw = self.context.shapes is not None
-        form = RAW if is_raw else ARROW
-        head = HEADER.pack(form, len(elapsed_ns), context_number, self.rows, self.time_ms)
-        parts = (head, array("Q", elapsed_ns).tobytes(), *self.body)
-        if not is_raw or self.size < SEPARATE_BYTES:
-            yield 0, b"".join(parts)
-            return
-        yield 0, b"".join([part for part in parts if len(part) < SEPARATE_BYTES])
-        for number, column in enumerate(self.body):
-            if len(column) >= SEPARATE_BYTES:
-                yield number + 1, column
 
 
 class LogEncoder:
@@ -89,6 +52,7 @@ class LogEncoder:
         # a key has the ids of the identities: the entry keeps them alive, so that no other has them
         self._last: tuple[Any, ...] = (None, None)  # key, its context, and who has the ids
         self._known: dict[object, tuple[LogContext, object, object]] = {}
+        self._pattern: RowPattern | None = None
 
     def encode(self, result: InferResult, max_bytes: int) -> list[Record]:
         """Split one answer into records.
@@ -100,6 +64,11 @@ class LogEncoder:
         Returns:
             Records in row order; none where the answer has no row.
         """
+        pattern = self._pattern
+        if pattern is not None:
+            record = pattern.record(result)
+            if record is not None:
+                return [record]
         raw = raw_columns(result)
         if raw is not None:
             kinds, values = raw
@@ -110,7 +79,9 @@ class LogEncoder:
                 context = self._learn(key, kinds, result) if known is None else known[0]
                 self._last = key, context, result.model, result.pipeline
             if context.shapes is not None:
-                if len(values) > len(context.shapes):
+                if len(values) == len(context.shapes):
+                    self._pattern = RowPattern.of(result, context) or pattern
+                else:
                     limit = self._max_column_bytes
                     kept = zip(kinds, values, strict=True)
                     values = [value for kind, value in kept if row_bytes(kind) <= limit]

@@ -26,10 +26,11 @@ from engine.logring.counters import Counters, RingStats
 from engine.logring.failures import FAILURE_SCHEMA, Failure, FailureLog, read_failures
 from engine.logring.files import StoreUnavailableError
 from engine.logring.gate import Gate
+from engine.logring.header import Record
 from engine.logring.opening import open_store
 from engine.logring.pages import LogPage, PageQuery
 from engine.logring.reader import read_batches, read_page
-from engine.logring.record import MAX_COLUMN_BYTES, LogEncoder, Record
+from engine.logring.record import MAX_COLUMN_BYTES, LogEncoder
 from engine.logring.store import Store
 from engine.logring.sync import LogSync
 from engine.logring.writer import RowWriter

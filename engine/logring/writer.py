@@ -20,7 +20,7 @@ from engine.logring.store import Store, evict, first_row, pages, row_key, stop_r
 
 if TYPE_CHECKING:
     from engine.logring.counters import Counters
-    from engine.logring.record import Record
+    from engine.logring.header import Record
     from engine.logring.store import Txn
 
 __all__ = ["RowWriter"]
@@ -134,8 +134,9 @@ class RowWriter:
                     context = record.context
                     number = self._contexts.number(txn, store.contexts, context, stop)
                 key = row_key(row)
-                for part, value in record.values(number):
-                    txn.put(key + bytes([part]) if part else key, value, append=True)
+                txn.put(key, record.value(number), append=True)
+                for ending, column in record.large():
+                    txn.put(key + ending, column, append=True)
                 row += record.rows
         self._contexts.commit()
         if first != self.first_row:

@@ -10,7 +10,7 @@ PIPELINE = PipelineIdentity("house-price-pipeline", "93b30c7d-d8fb-43ea-82e4-db3
 TIME_MS = 1_752_681_130_155
 
 
-def answer(columns, rows, *, outputs=None, row_shapes=None, **fields):
+def answer(columns, rows, *, outputs=None, row_shapes=None, has_literals=True, **fields):
     """An answer with these request columns; ``outputs`` defaults to a float32 [rows, 1]."""
     values = np.arange(rows, dtype=np.float32).reshape(rows, 1)
     defaults = {
@@ -21,7 +21,7 @@ def answer(columns, rows, *, outputs=None, row_shapes=None, **fields):
         "partition": "edge-1",
     }
     return InferResult(
-        frame=Frame(rows, columns, row_shapes=row_shapes or {}),
+        frame=Frame(rows, columns, row_shapes=row_shapes or {}, has_literals=has_literals),
         outputs=(Output("variable", values, per_row=True),) if outputs is None else outputs,
         **{**defaults, **fields},
     )

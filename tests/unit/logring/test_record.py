@@ -125,12 +125,61 @@ def test_a_large_answer_is_split_and_reads_back_whole(name):
     assert [record.rows for record in records] == [1] * result.frame.rows
     pieces = []
     for record in records:
-        ((_, value),) = record.values(0)
-        value, context = memoryview(value), record.context
+        assert not record.large()
+        value, context = memoryview(record.value(0)), record.context
         header = read_header(value)
         columns = read_columns(None, b"", value, header, context)
         pieces.append(copy_piece(value, header, context, columns, slice(0, 1)))
     assert str(to_batch(pieces).to_pylist()) == str(record_batch(result).to_pylist())
+
+
+def one_row(columns, **fields):
+    return answer(columns, 1, has_literals=fields.pop("has_literals", False), **fields)
+
+
+FIRST = one_row({"tensor": [[0.5, 1.5]]})
+LIKE_OR_NOT = {
+    "like it": one_row({"tensor": [[2.5, 3]]}, time_ms=7, elapsed_ns=(1, 2)),
+    "an integer first": one_row({"tensor": [[2, 3.5]]}, has_literals=True),
+    "true among numbers": one_row({"tensor": [[2.5, True]]}, has_literals=True),
+    "text": one_row({"tensor": [["2.5", "3.5"]]}),
+    "more values": one_row({"tensor": [[2.5, 3.5, 4.5]]}),
+    "no list": one_row({"tensor": [2.5]}),
+    "nested": one_row({"tensor": [[[2.5, 3.5]]]}),
+    "a column more": one_row({"tensor": [[2.5, 3.5]], "x": [[1.0]]}),
+    "another column": one_row({"x": [[2.5, 3.5]]}),
+    "two rows": answer({"tensor": [[2.5, 3.5], [4.5, 5.5]]}, 2, has_literals=False),
+    "arrow": answer({"tensor": fixed(np.array([[2.5, 3.5]]))}, 1),
+    "another step": one_row({"tensor": [[2.5, 3.5]]}, elapsed_ns=(1, 2, 3)),
+    "another partition": one_row({"tensor": [[2.5, 3.5]]}, partition="edge-2"),
+    "another model": one_row({"tensor": [[2.5, 3.5]]}, model=CHALLENGER),
+    "another output": one_row({"tensor": [[2.5, 3.5]]}, outputs=outputs(x=FLOATS[:1])),
+    "other output values": one_row(
+        {"tensor": [[2.5, 3.5]]}, outputs=outputs(variable=np.array([[1]]))
+    ),
+    "a check": one_row(
+        {"tensor": [[2.5, 3.5]]},
+        checks=CheckResult(np.array([1], np.uint32), {"late": np.array([True])}, ()),
+    ),
+    "a challenger": one_row(
+        {"tensor": [[2.5, 3.5]]}, shadows=(Shadow("xgb", outputs(variable=FLOATS[:1, :1])),)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LIKE_OR_NOT)
+def test_a_row_after_another_is_kept_as_what_it_is(ring, name):
+    results = [FIRST, LIKE_OR_NOT[name], FIRST]
+
+    for result in results:
+        assert ring.append([result]) == result.frame.rows
+
+    rows, page = [], ring.page(PageQuery())
+    while page.batch is not None:
+        rows += page.batch.to_pylist()
+        page = ring.page(PageQuery(start_row=page.next_row))
+    expected = [row for result in results for row in record_batch(result).to_pylist()]
+    assert str(rows) == str(expected)
 
 
 @pytest.mark.parametrize("rows", [2_000, 4_096, 20_000])
