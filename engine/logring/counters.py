@@ -8,8 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
+from typing import TYPE_CHECKING
 
-__all__ = ["Counters", "RingStats"]
+if TYPE_CHECKING:
+    from engine.logring.failures import FailureLog
+    from engine.logring.writer import RowWriter
+
+__all__ = ["Counters", "RingStats", "snapshot"]
 
 LATENCY_BUCKETS = 40  # bucket n counts commits that took less than 2**n ns
 
@@ -83,3 +88,34 @@ class Counters:
         self.rows_evicted += stop - first
         if uploaded_to is not None:
             self.rows_evicted_before_upload += max(0, stop - max(first, uploaded_to))
+
+
+def snapshot(
+    counters: Counters,
+    writer: RowWriter | None,
+    failures: FailureLog,
+    *,
+    closed: str | None,
+    failing: str | None,
+) -> RingStats:
+    """What ``RingStats`` says, of a log that is open where it has a writer."""
+    page_bytes = 0 if writer is None else writer.store.page_bytes
+    return RingStats(
+        closed=closed,
+        failing=failing,
+        rows_kept=counters.rows_kept,
+        rows_evicted=counters.rows_evicted,
+        rows_evicted_before_upload=counters.rows_evicted_before_upload,
+        rows_not_kept=dict(counters.rows_not_kept),
+        first_row=0 if writer is None else writer.first_row,
+        next_row=0 if writer is None else writer.next_row,
+        uploaded_to=None if writer is None else writer.uploaded_to,
+        live_bytes=counters.live_pages * page_bytes,
+        budget_bytes=0 if writer is None else writer.store.budget_pages * page_bytes,
+        commit_count=counters.commit_count,
+        commit_ns=counters.commit_ns,
+        commit_buckets=tuple(counters.commit_buckets),
+        syncs=counters.syncs,
+        failures_kept=failures.kept,
+        failures_lost=failures.lost,
+    )

@@ -16,33 +16,71 @@ import numpy as np
 import pyarrow as pa
 
 from engine.logring.context import LogContext, list_depth, numpy_type
-from engine.logring.header import ARROW, HEADER, SEPARATE_BYTES, RecordHeader
+from engine.logring.header import ARROW, HEADER, PACKED, SEPARATE_BYTES, RecordHeader
 
 if TYPE_CHECKING:
     from engine.logring.store import Txn
 
-__all__ = ["Piece", "copy_piece", "read_columns", "to_batch"]
+__all__ = ["Piece", "copy_piece", "packed_bytes", "packed_piece", "read_columns", "to_batch"]
 
 _STEPS = pa.list_(pa.field("steps", pa.uint64(), nullable=False))
 
 
 @dataclasses.dataclass(slots=True)
 class Piece:
-    """Some rows of one record, copied out.
+    """Some rows of one context, copied out.
 
     Attributes:
-        context: the record's context.
-        rows: how many rows.
-        time_ms: when they were answered.
-        elapsed: the steps' times, as stored.
+        context: their context.
+        rows: how many.
+        times_ms: when they were answered, int64 [1] or [rows].
+        elapsed_ns: the steps' times, uint64 [1, steps] or [rows, steps].
         body: raw: the bytes of each column; Arrow: the columns themselves.
     """
 
     context: LogContext
     rows: int
-    time_ms: int
-    elapsed: bytes
-    body: list[bytes] | pa.RecordBatch
+    times_ms: np.ndarray
+    elapsed_ns: np.ndarray
+    body: list[memoryview] | pa.RecordBatch
+
+    def per_row(self, values: np.ndarray) -> np.ndarray:
+        """What all rows share, or have one by one, for each of them."""
+        return values if len(values) == self.rows else np.repeat(values, self.rows, axis=0)
+
+
+def packed_piece(context: LogContext, steps: int, items: bytes, rows: int) -> Piece:
+    """Rows that were packed one by one, as a piece: each column is cut out of all at once.
+
+    Args:
+        context: the rows' context.
+        steps: how many steps' times each row has.
+        items: the rows, copied out of the ring's memory.
+        rows: how many they are.
+
+    Raises:
+        ValueError: the items are not as long as the context says.
+    """
+    item_bytes = packed_bytes(context, steps)
+    if len(items) != rows * item_bytes:
+        raise ValueError(f"{rows} packed rows of {item_bytes} bytes in {len(items)}")
+
+    def cut(place: int, size: int) -> np.ndarray:
+        # as void a value is copied by one call, not byte by byte
+        return np.ndarray((rows,), f"V{size}", items, place, (item_bytes,)).copy()
+
+    times_ms = cut(0, 8).view(np.int64)
+    elapsed_ns = cut(8, 8 * steps).view(np.uint64).reshape(rows, steps)
+    body, place = [], 8 + 8 * steps
+    for stride in context.strides:
+        body.append(cut(place, stride).view(np.uint8).data)
+        place += stride
+    return Piece(context, rows, times_ms, elapsed_ns, body)
+
+
+def packed_bytes(context: LogContext, steps: int) -> int:
+    """Bytes of one packed row."""
+    return 8 + 8 * steps + sum(context.strides)
 
 
 def read_columns(
@@ -56,6 +94,10 @@ def read_columns(
     offset = HEADER.size + 8 * header.steps
     if header.form == ARROW:
         return [value[offset:]]
+    if header.form == PACKED:
+        if len(value) != HEADER.size + header.rows * packed_bytes(context, header.steps):
+            raise ValueError(f"a record of {len(value)} bytes says that it has {header.rows} rows")
+        return []
     columns = []
     for number, stride in enumerate(context.strides):
         size = header.rows * stride
@@ -85,16 +127,23 @@ def copy_piece(
         ValueError: an Arrow message is damaged.
     """
     count = rows.stop - rows.start
+    if header.form == PACKED:
+        size = packed_bytes(context, header.steps)
+        start = HEADER.size + rows.start * size
+        items = bytes(value[start : start + count * size])
+        return packed_piece(context, header.steps, items, count)
+    times_ms = np.array([header.time_ms], np.int64)
     elapsed = bytes(value[HEADER.size : HEADER.size + 8 * header.steps])
+    elapsed_ns = np.frombuffer(elapsed, np.uint64).reshape(1, header.steps)
     if header.form != ARROW:
         strides = zip(columns, context.strides, strict=True)
-        body = [bytes(column[rows.start * n : rows.stop * n]) for column, n in strides]
-        return Piece(context, count, header.time_ms, elapsed, body)
+        body = [memoryview(bytes(c[rows.start * n : rows.stop * n])) for c, n in strides]
+        return Piece(context, count, times_ms, elapsed_ns, body)
     batch = pa.ipc.read_record_batch(pa.py_buffer(bytes(columns[0])), context.payload)
     batch.validate(full=True)
     if batch.num_rows != header.rows:
         raise ValueError(f"a record of {batch.num_rows} rows says that it has {header.rows}")
-    return Piece(context, count, header.time_ms, elapsed, batch.slice(rows.start, count))
+    return Piece(context, count, times_ms, elapsed_ns, batch.slice(rows.start, count))
 
 
 def to_batch(pieces: Sequence[Piece]) -> pa.RecordBatch:
@@ -147,7 +196,7 @@ def _raw_payload(run: Sequence[Piece]) -> list[pa.Array]:
     return columns
 
 
-def _column(leaf: pa.Field, shape: Sequence[int], rows: int, data: bytes) -> pa.Array:
+def _column(leaf: pa.Field, shape: Sequence[int], rows: int, data: bytes | memoryview) -> pa.Array:
     """Raw values as a column: the values are the bytes, list offsets are counted out."""
     levels = [leaf.type]
     for _ in range(list_depth(leaf)):
@@ -168,45 +217,46 @@ def _column(leaf: pa.Field, shape: Sequence[int], rows: int, data: bytes) -> pa.
 
 
 def _with_own_columns(run: Sequence[Piece], payload: list[pa.Array]) -> pa.RecordBatch:
-    """Add time and metadata, which the header and the context hold once for many rows."""
+    """Add time and metadata, which a record's header and its context hold once for many rows."""
     schema = run[0].context.schema
-    counts = np.array([piece.rows for piece in run])
-    times = np.repeat(np.array([piece.time_ms for piece in run], np.int64), counts)
+    times = np.concatenate([piece.per_row(piece.times_ms) for piece in run])
     columns = {
         field.name: array for field, array in zip(run[0].context.payload, payload, strict=True)
     }
     columns["time"] = _numbers(pa.int64(), times)
-    columns["metadata"] = _metadata(run, counts, schema.field("metadata").type)
+    columns["metadata"] = _metadata(run, schema.field("metadata").type)
     return pa.RecordBatch.from_arrays([columns[name] for name in schema.names], schema=schema)
 
 
-def _metadata(run: Sequence[Piece], counts: np.ndarray, kind: pa.DataType) -> pa.Array:
+def _metadata(run: Sequence[Piece], kind: pa.DataType) -> pa.Array:
     contexts = list({id(piece.context): piece.context for piece in run}.values())
     constants = pa.array([{**c.constants, "elapsed": []} for c in contexts], kind)
     place = {id(context): index for index, context in enumerate(contexts)}
     places = np.array([place[id(piece.context)] for piece in run], np.int64)
-    chosen = _numbers(pa.int64(), np.repeat(places, counts))
+    chosen = np.repeat(places, [piece.rows for piece in run])
     taken = [
-        _elapsed(run, counts) if leaf.name == "elapsed" else constants.field(i).take(chosen)
+        _elapsed(run) if leaf.name == "elapsed" else _chosen(constants.field(i), chosen)
         for i, leaf in enumerate(kind)
     ]
     return pa.Array.from_buffers(kind, len(chosen), [None], children=taken)
 
 
-def _elapsed(run: Sequence[Piece], counts: np.ndarray) -> pa.Array:
-    steps = np.array([len(piece.elapsed) // 8 for piece in run])
-    times = np.frombuffer(b"".join([piece.elapsed for piece in run]), np.uint64)
-    starts = np.cumsum(steps) - steps
-    lengths = np.repeat(steps, counts)
+def _chosen(constants: pa.Array, chosen: np.ndarray) -> pa.Array:
+    """A constant of its context for each row."""
+    if len(constants) > 1 or not pa.types.is_string(constants.type):
+        return constants.take(_numbers(pa.int64(), chosen))
+    rows, text = len(chosen), constants[0].as_py().encode()  # four times as quick as take
+    offsets = np.arange(rows + 1, dtype=np.int32) * np.int32(len(text))
+    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(text * rows)]
+    return pa.Array.from_buffers(pa.string(), rows, buffers)
+
+
+def _elapsed(run: Sequence[Piece]) -> pa.Array:
+    parts = [piece.per_row(piece.elapsed_ns) for piece in run]
+    lengths = np.repeat([part.shape[1] for part in parts], [len(part) for part in parts])
     offsets = np.zeros(len(lengths) + 1, np.int32)
     np.cumsum(lengths, out=offsets[1:])
-    if len(run) == 1:
-        values = np.tile(times, counts[0])
-    elif (steps == steps[0]).all():
-        values = np.repeat(times.reshape(len(run), -1), counts, axis=0).reshape(-1)
-    else:
-        parts = zip(starts, steps, counts, strict=True)
-        values = np.concatenate([np.tile(times[a : a + n], rows) for a, n, rows in parts])
+    values = np.concatenate([part.reshape(-1) for part in parts])
     data = _numbers(pa.uint64(), values)
     return pa.Array.from_buffers(
         _STEPS, len(lengths), [None, pa.py_buffer(offsets)], children=[data]

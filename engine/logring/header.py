@@ -11,16 +11,29 @@ import struct
 from array import array
 from typing import TYPE_CHECKING, NamedTuple
 
+import numpy as np
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.logring.context import LogContext
 
-__all__ = ["ARROW", "HEADER", "RAW", "SEPARATE_BYTES", "Record", "RecordHeader", "read_header"]
+__all__ = [
+    "ARROW",
+    "HEADER",
+    "PACKED",
+    "RAW",
+    "SEPARATE_BYTES",
+    "Record",
+    "RecordHeader",
+    "read_header",
+]
 
 HEADER = struct.Struct("<HHIIq")  # form, steps, context number, rows, time in ms
 SEPARATE_BYTES = 1 << 16  # a raw column with as many is a value of its own
-RAW, ARROW = 1, 2  # forms: the columns' values one after the other, or an Arrow IPC message
+# forms: the columns' values one after the other; an Arrow IPC message; rows that were answered one
+# by one, each its time in ms, its steps' times and its values
+RAW, ARROW, PACKED = 1, 2, 3
 
 
 @dataclasses.dataclass(slots=True)
@@ -53,6 +66,16 @@ class Record:
             body = [part for part in body if len(part) < SEPARATE_BYTES]
         return b"".join((head, array("Q", elapsed_ns).tobytes(), *body))
 
+    @property
+    def is_row(self) -> bool:
+        """Whether it is a single row of raw values, which can be packed with others."""
+        return self.rows == 1 and self.context.shapes is not None
+
+    def item(self) -> bytes:
+        """A single row as it is packed with others."""
+        times = array("q", (self.time_ms,)).tobytes() + array("Q", self.elapsed_ns).tobytes()
+        return b"".join((times, *self.body))
+
     def large(self) -> list[tuple[bytes, bytes | memoryview]]:
         """Columns to store as they are, each with what to add to the record's key."""
         if self.size < SEPARATE_BYTES or self.context.shapes is None:
@@ -65,13 +88,20 @@ class Record:
 
 
 class RecordHeader(NamedTuple):
-    """What a record says of itself."""
+    """What a record says of itself; its time is that of its first row."""
 
     form: int
     steps: int
     context_number: int
     rows: int
     time_ms: int
+
+    def times_ms(self, value: memoryview) -> np.ndarray:
+        """When the rows were answered, int64 [1] or [rows]; a view."""
+        if self.form != PACKED:
+            return np.array([self.time_ms], np.int64)
+        item_bytes = (len(value) - HEADER.size) // self.rows
+        return np.ndarray((self.rows,), np.int64, value, HEADER.size, (item_bytes,))
 
 
 def read_header(value: memoryview) -> RecordHeader:
@@ -83,6 +113,6 @@ def read_header(value: memoryview) -> RecordHeader:
     if len(value) < HEADER.size:
         raise ValueError(f"a record of {len(value)} bytes is shorter than its header")
     header = RecordHeader._make(HEADER.unpack_from(value))
-    if header.form not in {RAW, ARROW} or not header.rows:
+    if header.form not in {RAW, ARROW, PACKED} or not header.rows:
         raise ValueError(f"a record starts with {header}")
     return header

@@ -40,7 +40,7 @@ OVERHEAD_BYTES = 64 << 10  # lock.mdb, owner.lock, state.json and the folder its
 LOCK_BYTES = 8192  # of lock.mdb, with LMDB's default of 126 readers
 ROW_GAP = 1 << 20  # rows that may have been numbered after state.json was last written
 
-_FORMAT = b"sagitta-log-1"
+_FORMAT = b"sagitta-log-2"
 _REFUSED = (
     lmdb.InvalidError,
     lmdb.CorruptedError,

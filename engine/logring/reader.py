@@ -14,23 +14,32 @@ import dataclasses
 import logging
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from engine.logring.context import LogContext
 from engine.logring.contexts import number_key
-from engine.logring.decode import Piece, copy_piece, read_columns, to_batch
-from engine.logring.header import RecordHeader, read_header
+from engine.logring.decode import (
+    Piece,
+    copy_piece,
+    packed_bytes,
+    packed_piece,
+    read_columns,
+    to_batch,
+)
+from engine.logring.header import HEADER, PACKED, RecordHeader, read_header
 from engine.logring.pages import LogPage, PageQuery
 from engine.logring.store import (
     ROW_KEY_BASE,
     Store,
     first_row,
+    header_of,
     row_key,
     row_of,
     stop_row,
-    to_last,
     to_next,
     to_previous,
+    to_row,
 )
 
 if TYPE_CHECKING:
@@ -46,9 +55,10 @@ log = logging.getLogger("sagitta")
 
 _COPY_BYTES = 4 << 20  # a read transaction ends after this much
 _SCAN_RECORDS = 20_000  # or after this many records
+_KIND_BYTES = 8  # of a header: its form, steps and context
 _KNOWN_CONTEXTS = 256
 _DAMAGES_TOLD = 100
-_STREAM_ROWS = 1 << 16
+_STREAM_ROWS = 1 << 17
 _STREAM_BYTES = 1 << 20
 
 
@@ -126,6 +136,8 @@ class _PageReader:
         bytes_before = self._bytes_left
         for _ in range(_SCAN_RECORDS):
             try:
+                if not self._take_packs(txn, cursor):
+                    return "All"
                 status = self._take(txn, cursor)
             except ValueError as error:
                 status = None
@@ -142,63 +154,122 @@ class _PageReader:
         """Move to the record that the next row is in; False where there is none."""
         if self._query.descending:
             self._row = min(stop_row(txn), ROW_KEY_BASE if self._row is None else self._row)
-            return self._row > 0 and _find(cursor, self._row - 1, forward=False)
+            return self._row > 0 and to_row(cursor, self._row - 1, forward=False)
         self._row = max(oldest, self._row or 0)
         if self._query.time_range_ms is not None:
             self._row = max(self._row, self._earliest(cursor, oldest, stop_row(txn)))
-        return _find(cursor, self._row, forward=True)
+        return to_row(cursor, self._row, forward=True)
 
     def _earliest(self, cursor: Cursor[memoryview], low: int, high: int) -> int:
         """A row before which none is in the time range."""
         start_ms, _ = self._query.time_range_ms or (0, 0)
-        while low < high and _find(cursor, (low + high) // 2, forward=True):
+        while low < high and to_row(cursor, (low + high) // 2, forward=True):
             first = row_of(cursor)
-            header = _header(cursor)
+            header = header_of(cursor)
             if header is None:
                 break
-            if header.time_ms < start_ms - self._store.disorder_ms:
+            if header.times_ms(cursor.value())[-1] < start_ms - self._store.disorder_ms:
                 low = first + header.rows
             else:
                 high = min(first, (low + high) // 2)
         return low
 
+    def _take_packs(self, txn: Txn, cursor: Cursor[memoryview]) -> bool:
+        """Take whole packs that are alike, all of them at once; False where none is behind them."""
+        value, row = cursor.value(), row_of(cursor)
+        header = read_header(value)
+        is_in_order = not self._query.descending and self._query.time_range_ms is None
+        if header.form != PACKED or row != self._row or not is_in_order:
+            return True
+        context = self._known_context(txn, header)
+        if not self._fits(context):
+            return True
+        item_bytes = packed_bytes(context, header.steps)
+        row_bytes = max(1, sum(context.strides))
+        room = min(self._rows_left, self._bytes_left // row_bytes, _COPY_BYTES // item_bytes)
+        kind, parts, has_more = bytes(value[:_KIND_BYTES]), [], True
+        while has_more and value[:_KIND_BYTES] == kind and row_of(cursor) == row:
+            rows = HEADER.unpack_from(value)[3]
+            if rows > room or len(value) != HEADER.size + rows * item_bytes:
+                break
+            parts.append(value[HEADER.size :])
+            row, room = row + rows, room - rows
+            has_more = to_next(cursor)
+            value = cursor.value()
+        count = row - self._row
+        if count:
+            piece = packed_piece(context, header.steps, b"".join(parts), count)
+            self._add(piece, count * row_bytes, row)
+        return has_more
+
     def _take(self, txn: Txn, cursor: Cursor[memoryview]) -> str | None:
         """Take what the page has room for out of one record."""
-        value = cursor.value()
+        value, first = cursor.value(), row_of(cursor)
         header = read_header(value)
-        first = row_of(cursor)
-        start, stop = first, first + header.rows
-        if self._query.descending:
-            stop = min(stop, self._row or 0)
-        else:
-            start = max(start, self._row or 0)
+        spans = [(first, first + header.rows)]
         if self._query.time_range_ms is not None:
-            low_ms, high_ms = self._query.time_range_ms
-            if header.time_ms > high_ms + self._store.disorder_ms:
+            if header.time_ms > self._query.time_range_ms[1] + self._store.disorder_ms:
                 return "All"
-            if not low_ms <= header.time_ms <= high_ms:
-                self._row = stop
-                return None
+            spans = self._in_time(value, header, first)
+        for start, stop in spans:
+            if self._query.descending:
+                rows = slice(start - first, min(stop, self._row or 0) - first)
+            else:
+                rows = slice(max(start, self._row or 0) - first, stop - first)
+            status = self._take_rows(txn, value, header, first, rows)
+            if status is not None:
+                return status
+        if not spans:
+            self._row = first + header.rows
+        return None
+
+    def _in_time(
+        self, value: memoryview, header: RecordHeader, first: int
+    ) -> list[tuple[int, int]]:
+        """The rows of a record that were answered in the range of times."""
+        low_ms, high_ms = self._query.time_range_ms or (0, 0)
+        times = header.times_ms(value)
+        inside = np.concatenate(([False], (times >= low_ms) & (times <= high_ms), [False]))
+        if len(times) == 1:
+            return [(first, first + header.rows)] if inside[1] else []
+        edges = (np.flatnonzero(inside[1:] != inside[:-1]) + first).tolist()
+        return list(zip(edges[::2], edges[1::2], strict=True))
+
+    def _take_rows(
+        self, txn: Txn, value: memoryview, header: RecordHeader, first: int, rows: slice
+    ) -> str | None:
+        """Take some rows of a record: the page's status where it is complete with them."""
+        wanted = rows.stop - rows.start
+        if wanted <= 0:
+            return None
         context = self._known_context(txn, header)
         if not self._fits(context):
             return "SchemaChange"
         row_bytes = max(1, sum(context.strides) or len(value) // header.rows)
-        room = (
-            self._bytes_left // row_bytes if self._pieces else max(1, self._bytes_left // row_bytes)
-        )
-        count = min(stop - start, self._rows_left, room)
-        limited = "RecordLimited" if self._rows_left < min(stop - start, room) else "ByteLimited"
-        whole = count == stop - start
+        room = self._bytes_left // row_bytes
+        if not self._pieces:
+            room = max(1, room)
+        count = min(wanted, self._rows_left, room)
         if count > 0:
-            start, stop = (stop - count, stop) if self._query.descending else (start, start + count)
+            if self._query.descending:
+                rows = slice(rows.stop - count, rows.stop)
+            else:
+                rows = slice(rows.start, rows.start + count)
             columns = read_columns(txn, row_key(first), value, header, context)
-            piece = copy_piece(value, header, context, columns, slice(start - first, stop - first))
-            self._pieces.append(piece)
-            self._context = context
-            self._rows_left -= count
-            self._bytes_left -= count * row_bytes
-            self._row = start if self._query.descending else stop
-        return None if whole else limited
+            piece = copy_piece(value, header, context, columns, rows)
+            row = rows.start if self._query.descending else rows.stop
+            self._add(piece, count * row_bytes, first + row)
+        if count == wanted:
+            return None
+        return "RecordLimited" if self._rows_left + count < min(wanted, room) else "ByteLimited"
+
+    def _add(self, piece: Piece, size_bytes: int, row: int) -> None:
+        """Add rows to the page, which goes on at a row."""
+        self._pieces.append(piece)
+        self._context = piece.context
+        self._rows_left -= piece.rows
+        self._bytes_left -= size_bytes
+        self._row = row
 
     def _pass_over(self, first: int, error: ValueError) -> None:
         """Leave a damaged record out: one bad page of a disk must not hide all rows behind it."""
@@ -225,25 +296,3 @@ class _PageReader:
                 known.clear()
             context = known[number] = LogContext.parse(bytes(blob))
         return context
-
-
-def _header(cursor: Cursor[memoryview]) -> RecordHeader | None:
-    """The header of the record that the cursor is at; None where it is damaged."""
-    try:
-        return read_header(cursor.value())
-    except ValueError:
-        return None
-
-
-def _find(cursor: Cursor[memoryview], row: int, *, forward: bool) -> bool:
-    """Move to the record with this row; where it is in a gap, to the next or the one before."""
-    key = row_key(row)
-    found = cursor.set_range(key)  # the first record that starts at the row or later
-    if found and bytes(cursor.key()) == key:
-        return True
-    if to_previous(cursor) if found else to_last(cursor):
-        header = _header(cursor)
-        if not forward or (header is not None and row_of(cursor) + header.rows > row):
-            return True
-        return to_next(cursor)
-    return forward and bool(cursor.set_range(key))

@@ -22,7 +22,7 @@ import lmdb
 import pyarrow as pa
 
 from engine.errors import EngineError, NotReadyError
-from engine.logring.counters import Counters, RingStats
+from engine.logring.counters import Counters, RingStats, snapshot
 from engine.logring.failures import FAILURE_SCHEMA, Failure, FailureLog, read_failures
 from engine.logring.files import StoreUnavailableError
 from engine.logring.gate import Gate
@@ -302,24 +302,6 @@ class LogRing:
 
     def stats(self) -> RingStats:
         """A snapshot of the counters; takes no lock."""
-        counters, writer = self._counters, self._writer
-        page_bytes = 0 if writer is None else writer.store.page_bytes
-        return RingStats(
-            closed=self._closed,
-            failing=self._failing,
-            rows_kept=counters.rows_kept,
-            rows_evicted=counters.rows_evicted,
-            rows_evicted_before_upload=counters.rows_evicted_before_upload,
-            rows_not_kept=dict(counters.rows_not_kept),
-            first_row=0 if writer is None else writer.first_row,
-            next_row=0 if writer is None else writer.next_row,
-            uploaded_to=None if writer is None else writer.uploaded_to,
-            live_bytes=counters.live_pages * page_bytes,
-            budget_bytes=0 if writer is None else writer.store.budget_pages * page_bytes,
-            commit_count=counters.commit_count,
-            commit_ns=counters.commit_ns,
-            commit_buckets=tuple(counters.commit_buckets),
-            syncs=counters.syncs,
-            failures_kept=self.failures.kept,
-            failures_lost=self.failures.lost,
+        return snapshot(
+            self._counters, self._writer, self.failures, closed=self._closed, failing=self._failing
         )

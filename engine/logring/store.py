@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import lmdb
 
 from engine.logring.gate import Gate
-from engine.logring.header import read_header
+from engine.logring.header import RecordHeader, read_header
 
 if TYPE_CHECKING:
     from lmdb import Cursor, _Database
@@ -38,6 +38,7 @@ __all__ = [
     "evict",
     "file_stamp",
     "first_row",
+    "header_of",
     "pages",
     "row_key",
     "row_of",
@@ -45,6 +46,7 @@ __all__ = [
     "to_last",
     "to_next",
     "to_previous",
+    "to_row",
 ]
 
 log = logging.getLogger("sagitta")
@@ -205,6 +207,28 @@ def _to_own_record(cursor: Cursor[memoryview]) -> bool:
     """From a record or one of its columns to the record; False from what is no row."""
     key = bytes(cursor.key())
     return key >= _FIRST_KEY and bool(cursor.set_range(key[: ROW_KEY.size]))
+
+
+def header_of(cursor: Cursor[memoryview]) -> RecordHeader | None:
+    """The header of the record that the cursor is at; None where it is damaged."""
+    try:
+        return read_header(cursor.value())
+    except ValueError:
+        return None
+
+
+def to_row(cursor: Cursor[memoryview], row: int, *, forward: bool) -> bool:
+    """Move to the record with this row; where it is in a gap, to the next or the one before."""
+    key = row_key(row)
+    found = cursor.set_range(key)  # the first record that starts at the row or later
+    if found and bytes(cursor.key()) == key:
+        return True
+    if to_previous(cursor) if found else to_last(cursor):
+        header = header_of(cursor)
+        if not forward or (header is not None and row_of(cursor) + header.rows > row):
+            return True
+        return to_next(cursor)
+    return forward and bool(cursor.set_range(key))
 
 
 def evict(txn: Txn, count: int, page_bytes: int) -> int:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import lmdb
 
 from engine.logring.contexts import ContextTable
+from engine.logring.pack import Pack
 from engine.logring.store import Store, evict, first_row, pages, row_key, stop_row
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ _PORTION_SHARE = 8  # no transaction writes more than this part of the map
 _MAP_FULL_TRIES = 6
 _AHEAD_PAGES = 64  # evict a little ahead, so that most appends need not evict at all
 _NODE_BYTES = 24  # what LMDB adds to a small value: key, node and slot
+_PACK_BYTES = 64  # of half a page that are not a pack's: LMDB's own, the key and the header
 _UPLOADED_TO = b"uploaded_to"
 _DISORDER_MS = b"disorder_ms"
 _PATIENCE_S = 1.0  # for readers to leave
@@ -50,6 +52,8 @@ class RowWriter:
         self.store = store
         self._counters = counters
         self._contexts = ContextTable()
+        self._pack: Pack | None = None
+        self._most_packed_bytes = store.page_bytes // 2 - _PACK_BYTES
         self._budget_pages = store.budget_pages
         self._portion_pages = store.map_bytes // store.page_bytes // _PORTION_SHARE
         with store.env.begin(buffers=True) as txn:
@@ -116,34 +120,54 @@ class RowWriter:
             self._write(records)
         except BaseException:
             self._contexts.roll_back()
+            self._pack = None
             raise
 
     def _write(self, records: Sequence[Record]) -> None:
         store = self.store
-        first, row = self.first_row, self.next_row
+        first = self.first_row
+        stop = self.next_row + sum([record.rows for record in records])
         need = _pages(records, store.page_bytes)
         live = self._counters.live_pages + need  # at most: most rows share a page with others
         with store.env.begin(write=True, buffers=True) as txn:
             if live > self._budget_pages:
                 live, first = self._evict(txn, need)
             self._note_disorder(txn, records)
-            stop = row + sum([record.rows for record in records])
-            context, number = None, 0
-            for record in records:
-                if record.context is not context:  # answers of one run share theirs
-                    context = record.context
-                    number = self._contexts.number(txn, store.contexts, context, stop)
-                key = row_key(row)
-                txn.put(key, record.value(number), append=True)
-                for ending, column in record.large():
-                    txn.put(key + ending, column, append=True)
-                row += record.rows
+            self._put(txn, records, stop, first)
         self._contexts.commit()
         if first != self.first_row:
             self._counters.evicted(self.first_row, first, self.uploaded_to)
             self.first_row = first
         self._counters.live_pages = live
-        self.next_row = row
+        self.next_row = stop
+
+    def _put(self, txn: Txn, records: Sequence[Record], stop: int, first: int) -> None:
+        """Write records up to row ``stop``; rows before ``first`` are not there any more."""
+        contexts, row, most_bytes = self.store.contexts, self.next_row, self._most_packed_bytes
+        pack, self._pack = self._pack, None  # dropped where this fails
+        has_new = False  # rows of the pack that are to be written
+        if pack is not None and pack.first_row < first:
+            pack = None
+        context, number = None, 0
+        for record in records:
+            if record.context is not context:  # answers of one run share theirs
+                context = record.context
+                number = self._contexts.number(txn, contexts, context, stop)
+            is_small = record.is_row and record.size < most_bytes
+            if pack is None or not (is_small and pack.add(record, row, number, most_bytes)):
+                if pack is not None and has_new:
+                    pack.put(txn)
+                pack = Pack(record, row, number) if is_small else None
+            has_new = is_small
+            if not is_small:
+                key = row_key(row)
+                txn.put(key, record.value(number), append=True)
+                for ending, column in record.large():
+                    txn.put(key + ending, column, append=True)
+            row += record.rows
+        if pack is not None and has_new:
+            pack.put(txn)
+        self._pack = pack
 
     def _evict(self, txn: Txn, need: int) -> tuple[int, int]:
         """Measure, and evict until there is room and a little more: live pages, first row."""
