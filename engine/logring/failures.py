@@ -18,7 +18,7 @@ import pyarrow as pa
 from engine.logring.store import ROW_KEY, pages
 
 if TYPE_CHECKING:
-    from engine.logring.store import Database, Txn
+    from engine.logring.store import Database, Store, Txn
 
 __all__ = ["FAILURE_SCHEMA", "Failure", "FailureLog"]
 
@@ -77,6 +77,16 @@ class FailureLog:
     def __len__(self) -> int:
         """Failures that are not on disk yet."""
         return len(self._waiting)
+
+    def keep(self, store: Store) -> None:
+        """Commit what waits.
+
+        Raises:
+            lmdb.Error: the disk refuses; all of it still waits.
+        """
+        with store.env.begin(write=True, buffers=True) as txn:
+            count = self.write(txn, store.failures, store.failure_pages)
+        self.written(count)
 
     def write(self, txn: Txn, db: Database, limit_pages: int) -> int:
         """Write what waits, oldest out first; the caller commits, then calls ``written``."""

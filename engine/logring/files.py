@@ -74,13 +74,13 @@ def own_folder(directory: pathlib.Path, flags: int = os.O_RDWR | os.O_CREAT) -> 
     return descriptor
 
 
-def read_state(directory: pathlib.Path) -> tuple[int, object]:
-    """The row that numbering had reached, and the stamp of the file if it was closed by us."""
+def read_state(directory: pathlib.Path) -> tuple[int, object, str | None]:
+    """Where numbering stood, the file's stamp if it was closed by us, and the machine's start."""
     try:
         state = json.loads((directory / "state.json").read_text())
-        return int(state["next_row"]), state.get("closed")
-    except (OSError, ValueError, TypeError, KeyError):
-        return 0, None
+        return int(state["next_row"]), state.get("closed"), state.get("boot")
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return 0, None, None
 
 
 def find_damage(data: pathlib.Path, closed: object) -> str | None:

@@ -29,7 +29,8 @@ from engine.logring.files import (
     read_state,
     set_aside,
 )
-from engine.logring.store import Store, evict, first_row, pages, stop_row
+from engine.logring.store import Store, boot_id, evict, file_stamp, first_row, pages, stop_row
+from engine.logring.synced import SyncedState, restore
 
 __all__ = ["open_store", "open_to_read"]
 
@@ -118,6 +119,7 @@ def open_to_read(directory: pathlib.Path) -> Store:
             page_bytes=env.stat()["psize"],
             floor_row=0,
             owner=owner,
+            synced=SyncedState(directory, env),
         )
     except BaseException as error:
         os.close(owner)
@@ -130,15 +132,31 @@ def _open_owned(directory: pathlib.Path, limit_bytes: int, owner: int) -> Store:
     data = directory / "data.mdb"
     for leftover in directory.glob("data.mdb.new*"):
         leftover.unlink()
-    floor, closed = read_state(directory)
+    floor, closed, boot = read_state(directory)
+    is_cut = boot is not None and boot != boot_id() and data.exists() and closed != file_stamp(data)
+    if is_cut and restore(directory):
+        log.warning("the machine went down: the inference log goes on from its last synced state")
+        floor += ROW_GAP
     damage = find_damage(data, closed)
     if damage is None:
         try:
-            return _open_checked(directory, limit_bytes, owner, floor)
+            return _open_synced(directory, limit_bytes, owner, floor)
         except _REFUSED as error:
             damage = str(error)
     set_aside(data, limit_bytes, damage)
-    return _open_checked(directory, limit_bytes, owner, floor + ROW_GAP if floor else 0)
+    return _open_synced(directory, limit_bytes, owner, floor + ROW_GAP if floor else 0)
+
+
+def _open_synced(directory: pathlib.Path, limit_bytes: int, owner: int, floor: int) -> Store:
+    """Open, and have the disk know that the file is in use before anything is written to it."""
+    store = _open_checked(directory, limit_bytes, owner, floor)
+    try:
+        store.sync(store.synced.begin(), floor)
+    except BaseException:
+        store.synced.release()
+        store.env.close()
+        raise
+    return store
 
 
 def _open_checked(directory: pathlib.Path, limit_bytes: int, owner: int, floor: int) -> Store:
@@ -225,6 +243,7 @@ def _adopt(
         page_bytes=psize,
         floor_row=floor,
         owner=owner,
+        synced=SyncedState(directory, env),
     )
 
 

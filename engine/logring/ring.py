@@ -31,7 +31,6 @@ from engine.logring.opening import open_store
 from engine.logring.pages import LogPage, PageQuery
 from engine.logring.reader import read_batches, read_page
 from engine.logring.record import MAX_COLUMN_BYTES, LogEncoder
-from engine.logring.store import Store
 from engine.logring.sync import LogSync
 from engine.logring.writer import RowWriter
 
@@ -192,13 +191,9 @@ class LogRing:
                 log.error("the inference log is closed (%s): %s", error.reason, error)
             self._closed = error.reason
             return
-        log.info(
-            "Inference log: %s, at most %d bytes, rows %d to %d",
-            self._directory,
-            self._limit_bytes,
-            self._writer.first_row,
-            self._writer.next_row,
-        )
+        first, stop = self._writer.first_row, self._writer.next_row
+        text = "Inference log: %s, at most %d bytes, rows %d to %d"
+        log.info(text, self._directory, self._limit_bytes, first, stop)
         self._closed = None
         self._broken = False
         self._gate.open()
@@ -214,28 +209,24 @@ class LogRing:
             if self._writer is None and self._closed != _CLOSED:
                 self._open()
             if len(self.failures) and self._writer is not None:
-                self._write_failures(self._writer.store)
+                try:
+                    self.failures.keep(self._writer.store)
+                    self._dirty = True
+                except lmdb.Error as error:
+                    self._broken = not isinstance(error, lmdb.DiskError | lmdb.MapFullError)
             dirty, self._dirty = self._dirty, False
+            writer = self._writer
+            page = writer.store.synced.begin() if dirty and writer is not None else None
         if dirty:
-            self._sync()
+            self._sync(page)
 
-    def _write_failures(self, store: Store) -> None:
-        try:
-            with store.env.begin(write=True, buffers=True) as txn:
-                count = self.failures.write(txn, store.failures, store.failure_pages)
-            self.failures.written(count)
-            self._dirty = True
-        except lmdb.Error as error:
-            self._broken = not isinstance(error, lmdb.DiskError | lmdb.MapFullError)
-
-    def _sync(self) -> None:
+    def _sync(self, page: bytes | None) -> None:
         with self._reading() as writer:
             if writer is None:
                 return
             next_row = writer.next_row
             try:
-                writer.store.env.sync(True)
-                writer.store.write_state(next_row)
+                writer.store.sync(page, next_row)
                 self._counters.syncs += 1
             except (lmdb.Error, OSError) as error:
                 self._dirty = True

@@ -22,6 +22,7 @@ import lmdb
 
 from engine.logring.gate import Gate
 from engine.logring.header import RecordHeader, read_header
+from engine.logring.synced import SyncedState
 
 if TYPE_CHECKING:
     from lmdb import Cursor, _Database
@@ -35,6 +36,7 @@ __all__ = [
     "ROW_KEY",
     "ROW_KEY_BASE",
     "Store",
+    "boot_id",
     "evict",
     "file_stamp",
     "first_row",
@@ -55,6 +57,7 @@ ROW_KEY = struct.Struct(">Q")
 # Row keys sort after the names of the named databases, which LMDB keeps in the same tree: so the
 # newest row is always the last key, and appending never splits a page in half.
 ROW_KEY_BASE = 1 << 63
+_BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
 _FIRST_KEY = ROW_KEY.pack(ROW_KEY_BASE)
 
 
@@ -72,6 +75,7 @@ class Store:
         page_bytes: LMDB's page size.
         floor_row: no new row may have a smaller number, whatever the file holds.
         owner: descriptor that holds the lock on the folder.
+        synced: the state that a power cut leaves.
         disorder_ms: the largest step back that the clock has made between two rows.
         reads: every read transaction is inside it while it lasts, so that a writer without room can
             wait for what they pin.
@@ -88,6 +92,7 @@ class Store:
     page_bytes: int
     floor_row: int
     owner: int
+    synced: SyncedState
     disorder_ms: int = 0
     reads: Gate = dataclasses.field(default_factory=functools.partial(Gate, is_open=True))
     known_contexts: dict[int, LogContext] = dataclasses.field(default_factory=dict)
@@ -116,15 +121,34 @@ class Store:
             closed: the environment is closed and synced: the file may be trusted while it is the
                 same file, of the same size, untouched.
         """
-        state: dict[str, object] = {"next_row": next_row}
+        state: dict[str, object] = {"next_row": next_row, "boot": boot_id()}
         if closed:
             state["closed"] = file_stamp(self.data_path)
         temporary = self.directory / "state.json.new"
-        temporary.write_text(json.dumps(state))
+        with temporary.open("w") as file:
+            json.dump(state, file)
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(self.directory / "state.json")
+
+    def sync(self, page: bytes | None, next_row: int) -> None:
+        """Bring what is committed to the disk.
+
+        Args:
+            page: what ``synced.begin`` gave.
+            next_row: number of the next row.
+
+        Raises:
+            lmdb.Error: the disk refuses.
+            OSError: the disk refuses.
+        """
+        self.env.sync(True)
+        self.synced.complete(page)
+        self.write_state(next_row)
 
     def release(self) -> None:
         """Close what was opened to read."""
+        self.synced.release()
         self.env.close()
         os.close(self.owner)
 
@@ -136,6 +160,7 @@ class Store:
             clean: whether all went well: then the file is trusted at the next start.
         """
         try:
+            self.synced.release()
             self.env.sync(True)
             self.env.close()
             if clean:
@@ -145,6 +170,14 @@ class Store:
         finally:
             self.env.close()
             os.close(self.owner)
+
+
+def boot_id() -> str:
+    """What tells one start of the machine from another; empty where nothing does."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
 
 
 def file_stamp(path: pathlib.Path) -> list[int]:

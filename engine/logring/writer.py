@@ -100,6 +100,7 @@ class RowWriter:
         try:
             self._commit(records)
         except lmdb.MapFullError:
+            self.store.synced.give_up()
             # a reader that the machine has put to sleep may be pinning what was freed meanwhile
             with self.store.reads.paused(timeout_s=_PATIENCE_S):
                 self._commit_in_full_map(records)
