@@ -32,7 +32,16 @@ __all__ = ["read_number_records", "read_number_row"]
 KEEP_BYTES: Final = 1 << 20  # a parser keeps some 14 bytes for each byte of its largest text
 ITEM_BYTES: Final = 8
 OPENING: Final = ord("[")
-NOT_NUMBERS: Final = (ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)
+# simdjson says RuntimeError of an integer past 64 bits, which is a double elsewhere
+NOT_NUMBERS: Final = (
+    ValueError,
+    TypeError,
+    KeyError,
+    IndexError,
+    AttributeError,
+    OverflowError,
+    RuntimeError,
+)
 
 _parsers: list[simdjson.Parser] = []  # those that are not in use; append and pop are atomic
 
