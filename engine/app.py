@@ -26,7 +26,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 import uvloop
 
-from engine.batching.line import BatchPolicy, Line
+from engine.batching.entry import BatchPolicy
+from engine.batching.line import Line
 from engine.codecs.ipc_guard import IpcLimits
 from engine.console import flush, log_to_stdout
 from engine.dataplane import DataPlane
@@ -39,7 +40,7 @@ from engine.rest.app import metrics_app, rest_app
 from engine.rest.budget import BodyBudget
 from engine.rest.connection import sweep
 from engine.rest.exchange import Service
-from engine.rest.server import HttpServer, TlsFiles, listen
+from engine.rest.server import HttpServer, listen, tls_files
 from engine.rest.turn import Turn
 from engine.sessions.cpus import available_cpus, intra_op_threads
 
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
     from engine.config import EngineConfig
     from engine.flight.server import FlightServer
     from engine.request import InferRequest
+    from engine.rest.server import TlsFiles
 
 __all__ = ["serve"]
 
@@ -138,7 +140,7 @@ class _Engine:
         loop = self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop)
-        tls = _tls(self.config)
+        tls = tls_files(self.config)
         listeners = []
         metrics = metrics_app(self.service, self.line, self.partition)
         for name, port, app, files in (
@@ -296,9 +298,3 @@ class _Engine:
             sweep(server.server_state.connections)
         if self._loop is not None:
             self._loop.call_later(SWEEP_S, self._sweep)
-
-
-def _tls(config: EngineConfig) -> TlsFiles | None:
-    if config.tls_cert_file is None or config.tls_key_file is None:
-        return None
-    return TlsFiles(config.tls_cert_file, config.tls_key_file, config.tls_client_ca_file)

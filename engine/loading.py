@@ -13,7 +13,7 @@ import threading
 from typing import TYPE_CHECKING
 
 from engine.batching.cost import RunCost
-from engine.batching.line import BatchPolicy
+from engine.batching.entry import BatchPolicy
 from engine.codecs.record_batch import log_batch
 from engine.logring import LogRing
 from engine.pipeline.compiler import compile_plan

@@ -15,7 +15,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from engine.batching.line import BatchPolicy, Entry
+from engine.batching.entry import BatchPolicy, Entry
 from engine.errors import InternalError
 
 if TYPE_CHECKING:

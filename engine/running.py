@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.batching.cost import RunCost
-    from engine.batching.line import BatchPolicy
+    from engine.batching.entry import BatchPolicy
     from engine.pipeline.plan import Answer, Plan
     from engine.request import InferRequest
     from engine.values import Array, Frame, ModelIdentity, Output, PipelineIdentity

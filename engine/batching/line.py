@@ -21,66 +21,21 @@ Rules that hold here:
 
 from __future__ import annotations
 
-import dataclasses
 import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+from engine.batching.entry import Entry
 from engine.errors import OverloadedError, ShuttingDownError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
 
-__all__ = ["BatchPolicy", "Entry", "Line"]
+__all__ = ["Line"]
 
 LOOK_AHEAD: Final = 256  # entries of other keys that a forming batch looks past
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class BatchPolicy:
-    """How entries of one kind are run together.
-
-    Attributes:
-        max_rows: most rows of a batch of several entries.
-        target_rows: rows that are not held back any longer.
-        delay_ns: how long the first entry is held back for company while a slot is free.
-    """
-
-    max_rows: int
-    target_rows: int = 1
-    delay_ns: int = 0
-
-
-class Entry:
-    """One caller's rows on their way to a run.
-
-    Attributes:
-        rows: how many, or an upper estimate before they are decoded.
-        size_bytes: size of the request.
-        policy: how it may be run together with others; None where it must not.
-        key: entries of equal keys may share a run; means nothing without a policy.
-        queued_ns: monotonic time when it came into the line; 0 where it never had to.
-        turn: for a caller that waits on its own thread, a lock that is held: released when the
-            thread is to run ``batch``, and by ``Line``'s owner when the entry is answered.
-        batch: what the thread was given to run.
-        is_abandoned: its caller has stopped waiting.
-    """
-
-    rows = 0
-    size_bytes = 0
-    policy: BatchPolicy | None = None
-    key: object = None
-    queued_ns = 0
-    turn: threading.Lock | None = None
-    batch: list[Entry] | None = None
-    is_abandoned = False
-
-    def is_held(self) -> bool:
-        """Whether the policy would have it wait for company, were it alone."""
-        policy = self.policy
-        return policy is not None and policy.delay_ns > 0 and self.rows < policy.target_rows
 
 
 EntryT = TypeVar("EntryT", bound=Entry)

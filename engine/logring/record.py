@@ -69,6 +69,8 @@ class LogEncoder:
             record = pattern.record(result)
             if record is not None:
                 return [record]
+        if not result.frame.rows:
+            return []
         raw = raw_columns(result)
         if raw is not None:
             kinds, values = raw

@@ -23,9 +23,10 @@ if TYPE_CHECKING:
 
     from starlette.types import ASGIApp
 
+    from engine.config import EngineConfig
     from engine.rest.exchange import Service
 
-__all__ = ["HttpServer", "TlsFiles", "listen"]
+__all__ = ["HttpServer", "TlsFiles", "listen", "tls_files"]
 
 KEEP_ALIVE_S: Final = 30
 
@@ -37,6 +38,13 @@ class TlsFiles:
     certificate: pathlib.Path
     key: pathlib.Path
     client_ca: pathlib.Path | None
+
+
+def tls_files(config: EngineConfig) -> TlsFiles | None:
+    """What a listener serves TLS with; None where it serves plain HTTP."""
+    if config.tls_cert_file is None or config.tls_key_file is None:
+        return None
+    return TlsFiles(config.tls_cert_file, config.tls_key_file, config.tls_client_ca_file)
 
 
 class HttpServer(uvicorn.Server):

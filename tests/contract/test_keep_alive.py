@@ -133,7 +133,7 @@ def test_a_lone_row_is_logged_and_counted_as_any_other(serving):
     engine = serving("linear", environ=log)
     wrong = b'[{"x": [1, 2, 3]}]'
     with engine.connect() as connection:
-        for body, status in ((BODY, 200), (BODY, 200), (wrong, 400), (BODY, 200)):
+        for body, status in ((BODY, 200), (b"[]", 200), (BODY, 200), (wrong, 400), (BODY, 200)):
             connection.send(request(body))
             assert connection.receive().status == status
     with engine.connect() as connection:
@@ -141,8 +141,14 @@ def test_a_lone_row_is_logged_and_counted_as_any_other(serving):
         rows = json.loads(connection.receive().body)
     counted = engine.metrics()
 
+    assert engine.request("GET", "/healthz").json["log"] == {
+        "status": "Keeping",
+        "rows_kept": 3,
+        "rows_not_kept": 0,
+        "rows_evicted_before_upload": 0,
+    }
     assert [row["in"]["x"] for row in rows] == [[1, 2, 3, 4]] * 3
-    assert [value for name, value in counted.items() if "latency_histogram_ns_count" in name] == [3]
+    assert [value for name, value in counted.items() if "latency_histogram_ns_count" in name] == [4]
     assert [value for name, value in counted.items() if "errors" in name and "schema" in name] == [
         1
     ]

@@ -3,7 +3,7 @@
 import pytest
 from support.fakes import FakeModel
 
-from engine.batching.line import BatchPolicy
+from engine.batching.entry import BatchPolicy
 from engine.errors import InferenceFailedError
 from engine.metrics import Metrics
 from engine.request import InferRequest, answer

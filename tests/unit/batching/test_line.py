@@ -4,7 +4,8 @@ import threading
 
 import pytest
 
-from engine.batching.line import BatchPolicy, Entry, Line
+from engine.batching.entry import BatchPolicy, Entry
+from engine.batching.line import Line
 from engine.errors import OverloadedError, ShuttingDownError
 
 DEADLINE_S = 30
