@@ -53,6 +53,7 @@ if TYPE_CHECKING:
     from engine.flight.reply import Part
     from engine.metrics import Metrics
     from engine.running import RunningPipeline
+    from engine.values import Column
 
 __all__ = ["FlightService", "InferCall"]
 
@@ -177,7 +178,9 @@ class InferCall:
             request = _BatchRequest(self._find_pipeline())
             request.context, request.turn = self._context, self._turn
             request.size_bytes = self._check(batch)
-            columns = dict(zip(self._names, batch.columns, strict=True))
+            columns: dict[str, Column] = {}
+            for index, name in enumerate(self._names):  # ``batch.columns`` takes 4 us longer
+                columns[name] = batch.column(index)
             request.prepare(Frame(batch.num_rows, columns, row_shapes=self._row_shapes))
             result = self._run(request)
             parts = self._reply.write(result)
