@@ -68,10 +68,11 @@ def make_app(model, threads):
     return app
 
 
-def main():
+def serve(app):
+    """Listen on a free port, say so, and serve until ended."""
     listener = socket.create_server(("127.0.0.1", 0))
     config = uvicorn.Config(
-        make_app(sys.argv[1], int(sys.argv[2])),
+        app,
         http="httptools",
         loop="uvloop",
         ws="none",
@@ -85,4 +86,4 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    serve(make_app(sys.argv[1], int(sys.argv[2])))

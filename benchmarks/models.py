@@ -26,6 +26,19 @@ def save_dense(path, width=29, hidden=10):
     _save(path, nodes, weights, ("dense_input", ["N", width]), ("dense_1", ["N", 1]))
 
 
+def save_deep(path, width=16, layers=160):
+    """``[N, width]`` through many narrow layers: a run costs what its nodes cost, not its rows."""
+    random = np.random.default_rng(5)
+    weights, nodes, last = {}, [], "dense_input"
+    for layer in range(layers):
+        weights[f"w{layer}"] = random.normal(0, 1 / width**0.5, (width, width))
+        nodes.append(helper.make_node("MatMul", [last, f"w{layer}"], [f"m{layer}"]))
+        nodes.append(helper.make_node("Tanh", [f"m{layer}"], [f"t{layer}"]))
+        last = f"t{layer}"
+    nodes.append(helper.make_node("Identity", [last], ["dense_1"]))
+    _save(path, nodes, weights, ("dense_input", ["N", width]), ("dense_1", ["N", width]))
+
+
 def save_trees(path, width=18, trees=100, depth=5):
     """``[N, width]`` through a forest of full binary trees to ``[N, 1]``."""
     random = np.random.default_rng(2)

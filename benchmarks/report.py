@@ -1,31 +1,41 @@
 """The figures of a ``--benchmark-json`` file as Markdown tables.
 
 ``python benchmarks/report.py FIGURES.json`` prints them; with a second argument they are written
-into that document, between its two markers.
+into that document, between the two markers of their section. A section without figures stays.
 """
 
 import json
 import sys
 from pathlib import Path
 
-BEGIN = "<!-- figures: written by benchmarks/report.py -->"
-END = "<!-- end of figures -->"
+LEAST_SHARE = 0.85  # of the echo's rows a second
+MOST_MULTIPLE = 1.25  # of the CPU of the echo and the bare run
 
 
 def main():
     figures = json.loads(Path(sys.argv[1]).read_bytes())
-    text = "\n\n".join(
-        filter(None, [_machine(figures), _http(figures), _codecs(figures), _start(figures)])
-    )
-    if len(sys.argv) < 3:
-        print(text)
-        return
-    document = Path(sys.argv[2])
-    before, _, rest = document.read_text().partition(BEGIN)
-    _, found, after = rest.partition(END)
+    sections = {
+        "figures": (_http(figures), _codecs(figures), _start(figures)),
+        "echo figures": (_echo(figures),),
+    }
+    document = Path(sys.argv[2]) if len(sys.argv) > 2 else None
+    for name, tables in sections.items():
+        if not any(tables):
+            continue
+        text = "\n\n".join(filter(None, [_machine(figures), *tables]))
+        if document is None:
+            print(text, end="\n\n")
+        else:
+            _write(document, name, text)
+
+
+def _write(document, name, text):
+    begin, end = f"<!-- {name}: written by benchmarks/report.py -->", f"<!-- end of {name} -->"
+    before, _, rest = document.read_text().partition(begin)
+    _, found, after = rest.partition(end)
     if not found:
-        sys.exit(f"{document} has not the lines {BEGIN!r} and {END!r}")
-    document.write_text(f"{before}{BEGIN}\n\n{text}\n\n{END}{after}")
+        sys.exit(f"{document} has not the lines {begin!r} and {end!r}")
+    document.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
 
 
 def _machine(figures):
@@ -64,6 +74,38 @@ def _http(figures):
         )
     measured = "`session.run`|bare loop|engine|engine / bare|limit"
     return _table(f"workload|request|{measured}|requests/s|p50 ms|p99 ms", rows)
+
+
+def _echo(figures):
+    rows = []
+    for extra in _extras(figures, "share_of_echo"):
+        echo, engine, least = extra["echo"], extra["engine"], extra.get("least")
+        key = "cpu_s_per_million_rows"
+        rows.append(
+            [
+                f"{extra['transport']} c{extra['clients']}",
+                f"{extra['rows']:,}",
+                _number(echo["rows_per_s"] / 1e3),
+                _number(engine["rows_per_s"] / 1e3),
+                _limited(extra["share_of_echo"], extra["share_of_echo"] < LEAST_SHARE),
+                f"{_number(echo[key])} + {_number(extra['run_us'] / extra['rows'])}",
+                _number(engine[key]),
+                _limited(engine["multiple"], engine["multiple"] > MOST_MULTIPLE),
+                f"{least['multiple']:.2f}" if least else "",
+                f"{echo['p50_us']:,.0f} + {extra['run_us']:,.0f}",
+                f"{engine['p50_us']:,.0f}",
+            ]
+        )
+    shares = "echo|engine|engine / echo"
+    return _table(
+        f"load|rows|krows/s: {shares}|CPU: echo + run|engine|multiple|least Python|p50 µs: "
+        "echo + run|engine",
+        rows,
+    )
+
+
+def _limited(value, is_missed):
+    return f"**{value:.2f}**" + (" (missed)" if is_missed else "")
 
 
 def _codecs(figures):
