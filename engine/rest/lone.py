@@ -64,7 +64,7 @@ def answer_lone(service: Service, head: CallHead, body: bytes) -> Reply | None:
     if row is None:
         return None
     columns, tensor = row
-    request.frame = Frame(1, columns)
+    request.frame = Frame(1, columns, has_literals=False)
     request.feeds = (tensor,)
     request.rows = 1
     request.policy = pipeline.policy
