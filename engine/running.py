@@ -17,7 +17,7 @@ from engine.batching.batch import merge, split
 from engine.batching.trial import try_together
 from engine.codecs.tensors import to_tensor
 from engine.errors import InternalError
-from engine.values import InferResult
+from engine.values import Frame, InferResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from engine.batching.entry import BatchPolicy
     from engine.pipeline.plan import Answer, Plan
     from engine.request import InferRequest
-    from engine.values import Array, Frame, ModelIdentity, Output, PipelineIdentity
+    from engine.values import Array, BoundRow, Column, ModelIdentity, Output, PipelineIdentity
 
 __all__ = ["RunningPipeline", "ServedModel"]
 
@@ -49,7 +49,8 @@ class RunningPipeline:
         models: as ``GET /models`` lists them.
         cost: how long its runs take; begins with what warming up told.
         policy: how requests are run together; None where they are not.
-        lone_input: the only input, where one model makes the answer; None where there is more.
+        row: one row in memory of its own, where one model that can have it makes the answer; for
+            one thread, the event loop.
     """
 
     def __init__(
@@ -69,8 +70,7 @@ class RunningPipeline:
         self.policy: BatchPolicy | None = None
         self._plan = plan
         self.partition = partition
-        is_lone = plan.joint_model is not None and len(plan.inputs) == 1
-        self.lone_input = plan.inputs[0] if is_lone else None
+        self.row = None if plan.joint_model is None else plan.joint_model.bind_row()
         self._is_one_kind = all(None not in spec.row_shape for spec in plan.inputs)
 
     def allow_batches(self, wanted: BatchPolicy) -> str:
@@ -120,21 +120,45 @@ class RunningPipeline:
         run_ns = time.monotonic_ns() - started_ns
         self.cost.learn(total, run_ns)
         if len(requests) == 1:
-            self._conclude(first, outputs, run_ns)
+            frame = first.frame or first.decoded()
+            first.outcome = self._conclude(frame, outputs, first.parse_ns, run_ns)
             return
         if any(len(output.values) != total for output in outputs):
             raise InternalError(f"model {model.identity.name!r} gave other rows than it was fed")
         for request, own in zip(requests, split(outputs, rows), strict=True):
-            self._conclude(request, own, run_ns)
+            frame = request.frame or request.decoded()
+            request.outcome = self._conclude(frame, own, request.parse_ns, run_ns)
 
-    def _conclude(self, request: InferRequest, outputs: tuple[Output, ...], run_ns: int) -> None:
-        frame = request.frame or request.decoded()
+    def infer_row(self, row: BoundRow, columns: dict[str, Column], parse_ns: int) -> InferResult:
+        """Run the row that was written into ``row``, on the only thread that may.
+
+        Args:
+            row: this pipeline's.
+            columns: the request's columns, as they were sent.
+            parse_ns: how long decoding took.
+
+        Returns:
+            The answer; its outputs are the row's, good until the next one is written.
+
+        Raises:
+            Exception: the run or a check failed; the usual way says how.
+        """
+        started_ns = time.monotonic_ns()
+        row.run()
+        run_ns = time.monotonic_ns() - started_ns
+        self.cost.learn(1, run_ns)
+        frame = Frame(1, columns, has_literals=False)
+        return self._conclude(frame, row.outputs, parse_ns, run_ns)
+
+    def _conclude(
+        self, frame: Frame, outputs: tuple[Output, ...], parse_ns: int, run_ns: int
+    ) -> InferResult:
         plan = self._plan
-        request.outcome = InferResult(
+        return InferResult(
             frame,
             outputs,
             time.time_ns() // 1_000_000,
-            (request.parse_ns, run_ns),
+            (parse_ns, run_ns),
             plan.last_model,
             self.identity,
             self.partition,

@@ -19,7 +19,7 @@ from engine.values import ELEMENT_TYPES, SPLIT_COLUMN
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from engine.values import Array, CheckResult, InferResult, Output, Shadow
+    from engine.values import CheckResult, InferResult, Output, Shadow
 
 __all__ = ["write_legacy"]
 
@@ -81,14 +81,13 @@ def _outputs(outputs: Iterable[Output]) -> list[dict[str, dict[str, object]]]:
                 "cannot hold: send one row per request, or ask for records (?dataset[]=*)"
             )
         values = output.values
-        entry = {"data": _data(values), "dim": values.shape, "v": 1}
-        printed.append({LEGACY_NAMES[values.dtype]: entry})
+        dtype = values.dtype
+        flat = values.ravel()  # and as what orjson writes quickest
+        data: object = flat
+        if values.size < SMALL or dtype.kind == "O" or dtype.itemsize == 2:
+            data = flat.tolist()
+        elif dtype == "float32":
+            data = flat.astype("float64")  # the double it widens to
+        entry = {"data": data, "dim": values.shape, "v": 1}
+        printed.append({LEGACY_NAMES[dtype]: entry})
     return printed
-
-
-def _data(values: Array) -> object:
-    """The values, flat, as what orjson writes quickest; float32 as the double it widens to."""
-    flat = values.ravel()
-    if flat.size < SMALL or flat.dtype.kind == "O" or flat.dtype.itemsize == 2:
-        return flat.tolist()
-    return flat.astype("float64") if flat.dtype == "float32" else flat

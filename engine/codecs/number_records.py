@@ -25,7 +25,7 @@ import simdjson
 if TYPE_CHECKING:
     from typing import Any, Final
 
-    from engine.values import Array, TensorSpec
+    from engine.values import Column
 
 __all__ = ["read_number_records", "read_number_row"]
 
@@ -70,25 +70,22 @@ def read_number_records(body: bytes | bytearray) -> tuple[str, pa.Array] | None:
 
 
 def read_number_row(
-    body: bytes | bytearray, spec: TensorSpec
-) -> tuple[dict[str, list[object]], Array] | None:
+    body: bytes | bytearray, name: str, row: array[Any]
+) -> dict[str, Column] | None:
     """Read a JSON text of one record with one column, a flat list of as many numbers as a row has.
 
     Args:
         body: the text, UTF-8; small.
-        spec: the model's only input.
+        name: the column.
+        row: gets the numbers, as the type that it has.
 
     Returns:
-        The column as it was sent, and the tensor ``[1, n]`` made of it, new memory; None where the
-        text is anything else, or the model takes no such rows.
+        The column as it was sent; None where the text is anything else, or its numbers do not fit.
     """
-    code = spec.element.array_code
-    if code is None or len(spec.row_shape) != 1 or spec.element.numpy == "float16":
-        return None
     try:
         ((column,),) = records = orjson.loads(body)
-        values = records[0][spec.name]
-        numbers = array(code, values)
+        values = records[0][name]
+        numbers = array(row.typecode, values)
         if not math.isfinite(sum(numbers)):  # finite where all of them are
             return None
         # true and false pass for numbers; each of them holds one of these letters
@@ -96,9 +93,10 @@ def read_number_row(
             return None
     except NOT_NUMBERS:
         return None
-    if type(records) is not list or type(values) is not list or len(values) != spec.row_shape[0]:
+    if type(records) is not list or type(values) is not list or len(values) != len(row):
         return None
-    return {column: [values]}, np.frombuffer(numbers, code).reshape(1, len(numbers))
+    row[:] = numbers
+    return {column: [values]}
 
 
 def _read(records: Any, lists: int) -> tuple[str, pa.Array] | None:  # noqa: ANN401 - simdjson's

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from engine.pipeline.checks import Checks
     from engine.pipeline.routing import KeySplit, WeightSplit
     from engine.pipeline.shadow import Challenger, Work
-    from engine.values import Array, Column, ModelIdentity, TensorSpec
+    from engine.values import Array, BoundRow, Column, ModelIdentity, TensorSpec
 
 __all__ = [
     "Action",
@@ -62,6 +62,9 @@ class Model(Protocol):
 
     def run(self, feeds: Sequence[Array], rows: int) -> tuple[Output, ...]:
         """Run the rows; one tensor per input, in the order of ``inputs``."""
+
+    def bind_row(self) -> BoundRow | None:
+        """One row in memory of its own; None where it has no such row."""
 
 
 @dataclass(slots=True)

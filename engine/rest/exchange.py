@@ -44,7 +44,7 @@ if TYPE_CHECKING:
     from engine.tokens import TokenFile
     from engine.values import Frame
 
-__all__ = ["Exchange", "Service", "write_outcome"]
+__all__ = ["Exchange", "Service", "write_answer"]
 
 INLINE_JSON_BYTES: Final = 1 << 20  # decoded on the event loop: some 3 ms
 
@@ -193,7 +193,7 @@ class Exchange(InferRequest):
 
     def settle(self) -> None:
         """Encode and send the reply, also where something failed."""
-        reply = write_outcome(self._service, self._head, self)
+        reply = _write_outcome(self._service, self._head, self)
         if self.queued_ns:  # by a thread of the line
             self._service.turn.send(self._protocol.loop, self._finish, reply)
         else:
@@ -253,22 +253,36 @@ class Exchange(InferRequest):
         self._body = b""
 
 
-def write_outcome(service: Service, head: CallHead, request: InferRequest) -> Reply:
+def _write_outcome(service: Service, head: CallHead, request: InferRequest) -> Reply:
     """Take a request's outcome, count it, and encode it; also where something failed."""
     outcome, request.outcome = request.outcome, None
     request.frame = request.feeds = None
     if not isinstance(outcome, InferResult):
         return _refuse(service, outcome or InternalError("no outcome"))
+    return write_answer(service, head, outcome, request.started_ns, request.queue_ns)
+
+
+def write_answer(
+    service: Service, head: CallHead, result: InferResult, started_ns: int, queue_ns: int = 0
+) -> Reply:
+    """Encode an answer and count it; where it cannot be written, the reply says so.
+
+    Args:
+        service: what every connection shares.
+        head: what the request's head says.
+        result: its answer.
+        started_ns: monotonic time of its arrival.
+        queue_ns: how long it waited for a slot.
+
+    Returns:
+        The reply.
+    """
     try:
-        reply = write_result(head, outcome, service.records_by_default)
+        reply = write_result(head, result, service.records_by_default)
     except Exception as error:  # noqa: BLE001 - every failure is answered, bugs included
         return _refuse(service, error)
-    service.metrics.record(
-        outcome.frame.rows,
-        time.monotonic_ns() - request.started_ns,
-        request.queue_ns,
-        sum(outcome.elapsed_ns[1:]),
-    )
+    run_ns = sum(result.elapsed_ns[1:])
+    service.metrics.record(result.frame.rows, time.monotonic_ns() - started_ns, queue_ns, run_ns)
     return reply
 
 

@@ -6,8 +6,9 @@ every rule that holds for all, of admission, running, logging and counting, in t
 
 Rules that hold here:
 - Whatever is not exactly one row of numbers that can be answered at once is left to the usual way,
-  before anything was done for it: None, never an error.
-- Everything runs on the event loop.
+  before anything was done for it that others see: None, never an error. So is a row that the model
+  refuses: the usual way tells why.
+- Everything runs on the event loop, which is the one thread that uses the pipeline's ``row``.
 """
 
 from __future__ import annotations
@@ -16,10 +17,8 @@ import time
 from typing import TYPE_CHECKING
 
 from engine.codecs.number_records import read_number_row
-from engine.request import InferRequest
-from engine.rest.exchange import write_outcome
+from engine.rest.exchange import write_answer
 from engine.rest.media import BodyKind
-from engine.values import Frame
 
 if TYPE_CHECKING:
     from typing import Final
@@ -33,13 +32,6 @@ __all__ = ["answer_lone"]
 MAX_BYTES: Final = 4096
 
 
-class _LoneRequest(InferRequest):
-    """A request whose outcome is taken by whoever has run it."""
-
-    def settle(self) -> None:
-        """Nobody waits elsewhere."""
-
-
 def answer_lone(service: Service, head: CallHead, body: bytes) -> Reply | None:
     """Answer a request here and now.
 
@@ -51,24 +43,26 @@ def answer_lone(service: Service, head: CallHead, body: bytes) -> Reply | None:
     Returns:
         The reply; None where the request is to go the usual way.
     """
-    if len(body) > min(MAX_BYTES, service.max_body_bytes) or head.body_kind is BodyKind.ARROW:
+    plane = service.plane
+    pipeline = plane.current
+    if pipeline is None or len(body) > min(MAX_BYTES, service.max_body_bytes):
         return None
-    pipeline = service.plane.current
-    if pipeline is None or pipeline.lone_input is None:
+    row, name = pipeline.row, head.pipeline_name
+    if row is None or head.body_kind is BodyKind.ARROW:
         return None
-    name = head.pipeline_name
     if name is not None and name != pipeline.identity.id:
         return None
-    request = _LoneRequest(pipeline)
-    row = read_number_row(body, pipeline.lone_input)
-    if row is None:
+    started_ns = time.monotonic_ns()
+    columns = read_number_row(body, row.name, row.values)
+    if columns is None or not service.turn.try_begin(1, pipeline.policy, pipeline.cost):
         return None
-    columns, tensor = row
-    request.frame = Frame(1, columns, has_literals=False)
-    request.feeds = (tensor,)
-    request.rows = 1
-    request.policy = pipeline.policy
-    request.parse_ns = time.monotonic_ns() - request.started_ns
-    if not service.turn.run_now((request,)):
+    try:
+        result = pipeline.infer_row(row, columns, time.monotonic_ns() - started_ns)
+    except Exception:  # noqa: BLE001 - whatever it is, it will be again, and be told
         return None
-    return write_outcome(service, head, request)
+    else:
+        if plane.log is not None:
+            plane.log.append((result,))
+    finally:
+        service.turn.end()
+    return write_answer(service, head, result, started_ns)

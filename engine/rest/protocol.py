@@ -23,6 +23,7 @@ from engine.rest.known_head import KnownHead
 from engine.rest.lone import answer_lone
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from typing import Any, Final
 
     from engine.rest.exchange import Service
@@ -48,6 +49,8 @@ class EngineProtocol(LimitedProtocol):
         self._other_bytes = 0  # of the body of any other
         self._lesson: tuple[CallHead, bytes] | None = None  # of a head that is worth knowing
         self._known: KnownHead | None = None
+        self._common: list[tuple[bytes, bytes]] = []  # headers of every reply, and their lines
+        self._common_fields = b""
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone: what was held for it is given back."""
@@ -109,9 +112,12 @@ class EngineProtocol(LimitedProtocol):
         """Send a whole reply and let the connection's next request begin."""
         keep_alive = keep_alive and not self.service.plane.is_draining
         body = reply.body
-        fields = b""
-        for field in (*self.server_state.default_headers, *reply.headers):
-            fields += b"%b: %b\r\n" % field
+        common = self.server_state.default_headers
+        if common is not self._common:  # uvicorn makes a new list once a second, for the date
+            self._common, self._common_fields = common, _fields(common)
+        fields = self._common_fields
+        if reply.headers:
+            fields += _fields(reply.headers)
         head = b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n%b\r\n" % (
             STATUS_LINE[reply.status],
             fields,
@@ -223,3 +229,7 @@ class EngineProtocol(LimitedProtocol):
     def _count(self, error: EngineError) -> Reply:
         self.service.metrics.record_error(error.code)
         return error_reply(error)
+
+
+def _fields(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    return b"".join([b"%b: %b\r\n" % field for field in headers])

@@ -21,9 +21,11 @@ from engine.errors import EngineError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
     from typing import Final
 
+    from engine.batching.cost import RunCost
+    from engine.batching.entry import BatchPolicy
     from engine.batching.line import Line
     from engine.dataplane import DataPlane
     from engine.request import InferRequest
@@ -38,7 +40,11 @@ INLINE_RUN_NS: Final = 1_000_000  # run on the event loop: others wait no longer
 
 
 class Turn:
-    """Collects the calls of one turn of the event loop."""
+    """Collects the calls of one turn of the event loop.
+
+    Attributes:
+        end: gives back the slot that ``try_begin`` took.
+    """
 
     def __init__(self, plane: DataPlane, line: Line[InferRequest]) -> None:
         """Make a turn without calls.
@@ -49,6 +55,7 @@ class Turn:
         """
         self._plane = plane
         self._line = line
+        self.end = line.release
         self._calls: list[Exchange] = []
         self._replies: deque[tuple[Finish, Reply]] = deque()
 
@@ -91,27 +98,31 @@ class Turn:
             self._run(batch)
             calls = rest
 
-    def run_now(self, batch: Sequence[InferRequest]) -> bool:
-        """Run requests of one key here and now, if that is quick and a slot is free."""
-        first = batch[0]
-        if first.frame is None:
-            return False
-        rows = first.rows if len(batch) == 1 else sum([call.rows for call in batch])
-        policy = first.policy
+    def try_begin(self, rows: int, policy: BatchPolicy | None, cost: RunCost) -> bool:
+        """Take a slot to run rows here and now, if that is quick and a slot is free.
+
+        Args:
+            rows: how many.
+            policy: how they may be run with others.
+            cost: what their runs take.
+
+        Returns:
+            Whether they may be run; then ``end`` is to follow.
+        """
         if policy is not None and policy.delay_ns and rows < policy.target_rows:
             return False
-        estimate_ns = first.pipeline.cost.estimate_ns(rows)
-        if estimate_ns is None or estimate_ns > INLINE_RUN_NS or not self._line.try_acquire():
-            return False
-        try:
-            self._plane.answer(batch)
-        finally:
-            self._line.release()
-        return True
+        estimate_ns = cost.estimate_ns(rows)
+        return estimate_ns is not None and estimate_ns <= INLINE_RUN_NS and self._line.try_acquire()
 
     def _run(self, batch: list[Exchange]) -> None:
         """Run calls of one key here, or put them into the line."""
-        if self.run_now(batch):
+        first = batch[0]
+        rows = first.rows if len(batch) == 1 else sum([call.rows for call in batch])
+        if first.frame is not None and self.try_begin(rows, first.policy, first.pipeline.cost):
+            try:
+                self._plane.answer(batch)
+            finally:
+                self.end()
             return
         for call in batch:
             try:

@@ -8,7 +8,7 @@ import onnxruntime as ort
 
 from engine.errors import StartupError
 
-__all__ = ["check_provider", "choose_providers"]
+__all__ = ["CPU", "check_provider", "choose_providers"]
 
 CPU = "CPUExecutionProvider"
 CUDA = "CUDAExecutionProvider"

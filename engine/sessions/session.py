@@ -20,7 +20,9 @@ import numpy as np
 import onnxruntime as ort
 
 from engine.errors import EngineError, InferenceFailedError, SchemaMismatchError, StartupError
+from engine.sessions.bound import bind_row
 from engine.sessions.generated import generated, lengths_to_try
+from engine.sessions.providers import CPU
 from engine.sessions.sequences import columns_of_sequence, found_spec
 from engine.values import ELEMENT_TYPES, ModelIdentity, Output, TensorSpec
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     import pathlib
     from collections.abc import Callable, Sequence
 
-    from engine.values import Array
+    from engine.values import Array, BoundRow
 
 __all__ = ["ModelOptions", "ModelSession"]
 
@@ -129,6 +131,22 @@ class ModelSession:
                 return None
             problems.append(problem)
         return problems[0]
+
+    def bind_row(self) -> BoundRow | None:
+        """One row in memory of its own, for a caller that runs one row after the other.
+
+        Returns:
+            The row; None where the model takes no single row of numbers, or runs elsewhere than on
+            the CPU.
+        """
+        if len(self.inputs) != 1 or self._runs_row_by_row(1) or self.provider != CPU:
+            return None
+        if any(
+            None in spec.row_shape or not self._per_row.get(spec.name, False)
+            for spec in self.outputs
+        ):
+            return None
+        return bind_row(self._session, self.inputs[0], self.run)
 
     def _run_generated(self, length: int, observe: Callable[[int, int], None]) -> str | None:
         """Warm up with open axes of this length; why that could not be run."""

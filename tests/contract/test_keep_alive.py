@@ -152,3 +152,37 @@ def test_a_lone_row_is_logged_and_counted_as_any_other(serving):
     assert [value for name, value in counted.items() if "errors" in name and "schema" in name] == [
         1
     ]
+
+
+@pytest.mark.parametrize(
+    ("model", "width"),
+    [
+        ("linear", 4),
+        ("centred", 4),
+        ("dense", 16),
+        ("failing", 2),
+        ("not_finite", 2),
+        ("var_len", 8),
+        ("zip_map", 3),
+        ("pooling", 2),
+    ],
+)
+def test_the_shortest_way_answers_as_the_usual_one(serving, model, width):
+    """The first request of a connection is parsed, the next, of the same head, goes short."""
+    engine = serving(model)
+    told = "outputs", "check_failures", "model_name", "code"
+    rows = [[0.25] * width, [1] * width, [5, *[0] * (width - 1)], [-1e30] * width, [True] * width]
+    for row in [*rows, [None] * width, [1.5] * (width + 1), [[1.5] * width]]:
+        for name in ("x", "a", "p"):
+            body = json.dumps([{name: row}]).encode()
+            answers = []
+            with engine.connect() as connection:
+                for _ in range(3):
+                    connection.send(request(body))
+                    reply = connection.receive()
+                    document = json.loads(reply.body)
+                    first = document[0] if isinstance(document, list) else document
+                    error = first.get("error", "").partition(" under request ")[0]
+                    answers.append((reply.status, error, [first.get(key) for key in told]))
+
+            assert answers == answers[:1] * 3

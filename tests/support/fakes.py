@@ -21,6 +21,9 @@ class FakeModel:
         self.function = function or (lambda *feeds: feeds[0])
         self.fed = []
 
+    def bind_row(self):
+        return None
+
     def run(self, feeds, rows):
         self.fed.append((feeds, rows))
         given = self.function(*feeds)

@@ -2,6 +2,7 @@
 
 import math
 import random
+from array import array
 
 import numpy as np
 import orjson
@@ -169,47 +170,59 @@ OTHER_ROW_TEXTS = [
 ]
 
 
-@pytest.mark.parametrize("element", [name for name in ELEMENT_TYPES if name != "string"])
+# float16 and bool have no array of their own kind: rows of them go the general way
+ROW_ELEMENTS = [name for name in ELEMENT_TYPES if name not in {"string", "bool", "float16"}]
+
+
+def read_row(text, element, width=2, name="x"):
+    """The columns that are found, and the row that they are read into."""
+    row = array(ELEMENT_TYPES[element].array_code, [7] * width)
+    return read_number_row(text.encode(), name, row), row
+
+
+@pytest.mark.parametrize("element", ROW_ELEMENTS)
 @pytest.mark.parametrize("text", [*ROW_TEXTS, *OTHER_ROW_TEXTS])
 def test_one_row_is_read_as_the_general_way_reads_it_or_left_to_it(text, element):
-    spec = floats(element, width=2)
-    found = read_number_row(text.encode(), spec)
-    if found is None:
+    columns, row = read_row(text, element)
+    if columns is None:
+        assert list(row) == [7, 7]
         return
+    spec = floats(element, width=2)
     frame = read_json(text.encode(), [spec])
-    columns, tensor = found
     wanted = to_tensor(frame, spec)
 
     assert columns == frame.columns
-    assert tensor.dtype == wanted.dtype
-    assert tensor.tobytes() == wanted.tobytes()
-    assert tensor.shape == wanted.shape == (1, 2)
+    assert np.dtype(row.typecode) == wanted.dtype
+    assert row.tobytes() == wanted.tobytes()
+    assert wanted.shape == (1, 2)
 
 
 @pytest.mark.parametrize("text", ROW_TEXTS)
 def test_one_row_of_numbers_is_read(text):
-    assert read_number_row(text.encode(), floats("double", width=2)) is not None
+    columns, _ = read_row(text, "double")
+    assert columns is not None
 
 
 @pytest.mark.parametrize("text", OTHER_ROW_TEXTS)
 def test_any_other_row_is_left_to_the_general_way(text):
     for element in ("float", "int64"):
-        assert read_number_row(text.encode(), floats(element, width=2)) is None
+        assert read_row(text, element)[0] is None
 
 
-@pytest.mark.parametrize("width", [None, 3])
+@pytest.mark.parametrize("width", [1, 3])
 def test_a_row_of_another_width_is_left_to_the_general_way(width):
-    assert read_number_row(b'[{"x":[1,2]}]', floats(width=width)) is None
+    assert read_row('[{"x":[1,2]}]', "float", width)[0] is None
 
 
 @pytest.mark.parametrize("text", ['[{"x":[1e39,1]}]', '[{"x":[1,-1e39]}]'])
 def test_a_number_that_does_not_fit_is_left_to_the_general_way(text):
-    assert read_number_row(text.encode(), floats("float", width=2)) is None
+    assert read_row(text, "float")[0] is None
     with pytest.raises(EngineError, match="does not fit"):
         to_tensor(read_json(text.encode(), [floats("float", width=2)]), floats("float", width=2))
 
 
 def test_letters_in_the_name_of_a_column_change_nothing():
-    spec = TensorSpec("values", ELEMENT_TYPES["float"], (None, 2))
-    assert read_number_row(b'[{"values":[1,2]}]', spec)[1].tolist() == [[1.0, 2.0]]
-    assert read_number_row(b'[{"values":[1,true]}]', spec) is None
+    columns, row = read_row('[{"values":[1,2]}]', "float", name="values")
+    assert columns == {"values": [[1, 2]]}
+    assert list(row) == [1, 2]
+    assert read_row('[{"values":[1,true]}]', "float", name="values")[0] is None

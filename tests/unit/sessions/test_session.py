@@ -1,7 +1,10 @@
 """One model in a session: rows, fixed and single rows, outputs of odd shapes, refusals."""
 
+from array import array
+
 import numpy as np
 import pytest
+from onnx import TensorProto
 from support import models
 
 from engine.errors import InferenceFailedError, SchemaMismatchError, StartupError
@@ -177,3 +180,62 @@ def test_providers():
     check_provider("cuda", "CUDAExecutionProvider", "m")
     with pytest.raises(StartupError, match="ACCELERATOR=cuda"):
         check_provider("cuda", "CPUExecutionProvider", "m")
+
+
+@pytest.mark.parametrize(
+    ("content", "element"),
+    [
+        (models.linear(), "f"),
+        (models.linear(rows=1), "f"),
+        (models.dense(), "f"),
+        (models.centred(), "f"),
+        (models.identity(TensorProto.INT64), "q"),
+        (models.identity(TensorProto.DOUBLE), "d"),
+        (models.not_finite(), "f"),
+    ],
+)
+def test_a_bound_row_gives_the_bits_of_a_run(load, content, element):
+    session = load(content)
+    row = session.bind_row()
+    width = session.inputs[0].row_size
+
+    assert row.name == session.inputs[0].name
+    assert row.values.typecode == element
+    for first in (1, 3, -7):
+        row.values[:] = array(element, range(first, first + width))
+        row.run()
+        usual = session.run([np.frombuffer(row.values, element).reshape(1, width)], 1)
+        assert [output.name for output in row.outputs] == [output.name for output in usual]
+        for mine, wanted in zip(row.outputs, usual, strict=True):
+            assert mine.values.tobytes() == wanted.values.tobytes()
+            assert mine.values.dtype == wanted.values.dtype
+            assert mine.values.shape == wanted.values.shape
+            assert mine.per_row == wanted.per_row
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        models.linear(rows=2),
+        models.two_in_three_out(),
+        models.pooling(),
+        models.zip_map(),
+        models.sequence(),
+        models.identity(TensorProto.STRING),
+        models.identity(TensorProto.BOOL),
+        models.identity(TensorProto.FLOAT16),
+        models.identity(shape=("N", None)),
+    ],
+)
+def test_what_is_no_single_row_of_numbers_is_not_bound(load, content):
+    assert load(content).bind_row() is None
+
+
+def test_a_bound_row_whose_result_has_another_shape_fails(load):
+    session = load(models.failing())
+    row = session.bind_row()
+    if row is None:  # the trial met another shape already
+        return
+    row.values[0] = 5
+    with pytest.raises(Exception, match="shape"):
+        row.run()
