@@ -76,6 +76,10 @@ class LogContext:
         except (struct.error, KeyError, TypeError, pa.ArrowException, OSError) as error:
             raise ValueError(f"a schema of the log is damaged: {error}") from error
 
+    def packed_bytes(self, steps: int) -> int:
+        """Bytes of a row that is packed with others, with the times of so many steps."""
+        return 8 + 8 * steps + sum(self.strides)
+
     @property
     def dropped(self) -> list[str]:
         """Columns that were too large for the log, as ``group.column``."""

@@ -61,9 +61,13 @@ class ContextTable:
             self._added.append(context.blob)
             self._remember(context.blob, number)
             self.pages = pages(txn, db)
+        self.use(number, row)
+        return number
+
+    def use(self, number: int, row: int) -> None:
+        """Keep a context that rows before ``row`` name."""
         self._last_use[number] = row
         self._last_use.move_to_end(number)
-        return number
 
     def forget(self, txn: Txn, db: Database, first_row: int) -> None:
         """Delete the contexts that only rows before ``first_row`` named."""

@@ -21,7 +21,7 @@ from engine.logring.header import ARROW, HEADER, PACKED, SEPARATE_BYTES, RecordH
 if TYPE_CHECKING:
     from engine.logring.store import Txn
 
-__all__ = ["Piece", "copy_piece", "packed_bytes", "packed_piece", "read_columns", "to_batch"]
+__all__ = ["Piece", "copy_piece", "packed_piece", "read_columns", "to_batch"]
 
 _STEPS = pa.list_(pa.field("steps", pa.uint64(), nullable=False))
 
@@ -61,7 +61,7 @@ def packed_piece(context: LogContext, steps: int, items: bytes, rows: int) -> Pi
     Raises:
         ValueError: the items are not as long as the context says.
     """
-    item_bytes = packed_bytes(context, steps)
+    item_bytes = context.packed_bytes(steps)
     if len(items) != rows * item_bytes:
         raise ValueError(f"{rows} packed rows of {item_bytes} bytes in {len(items)}")
 
@@ -78,11 +78,6 @@ def packed_piece(context: LogContext, steps: int, items: bytes, rows: int) -> Pi
     return Piece(context, rows, times_ms, elapsed_ns, body)
 
 
-def packed_bytes(context: LogContext, steps: int) -> int:
-    """Bytes of one packed row."""
-    return 8 + 8 * steps + sum(context.strides)
-
-
 def read_columns(
     txn: Txn, key: bytes, value: memoryview, header: RecordHeader, context: LogContext
 ) -> list[memoryview]:
@@ -95,7 +90,7 @@ def read_columns(
     if header.form == ARROW:
         return [value[offset:]]
     if header.form == PACKED:
-        if len(value) != HEADER.size + header.rows * packed_bytes(context, header.steps):
+        if len(value) != HEADER.size + header.rows * context.packed_bytes(header.steps):
             raise ValueError(f"a record of {len(value)} bytes says that it has {header.rows} rows")
         return []
     columns = []
@@ -128,7 +123,7 @@ def copy_piece(
     """
     count = rows.stop - rows.start
     if header.form == PACKED:
-        size = packed_bytes(context, header.steps)
+        size = context.packed_bytes(header.steps)
         start = HEADER.size + rows.start * size
         items = bytes(value[start : start + count * size])
         return packed_piece(context, header.steps, items, count)

@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from engine.logring.store import ROW_KEY, pages
+from engine.logring.rows import ROW_KEY
+from engine.logring.store import pages
 
 if TYPE_CHECKING:
     from engine.logring.store import Database, Store, Txn

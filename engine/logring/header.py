@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import struct
 from array import array
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -22,8 +22,10 @@ __all__ = [
     "ARROW",
     "HEADER",
     "PACKED",
+    "PACKED_BYTES",
     "RAW",
     "SEPARATE_BYTES",
+    "PackedRows",
     "Record",
     "RecordHeader",
     "read_header",
@@ -31,6 +33,7 @@ __all__ = [
 
 HEADER = struct.Struct("<HHIIq")  # form, steps, context number, rows, time in ms
 SEPARATE_BYTES = 1 << 16  # a raw column with as many is a value of its own
+PACKED_BYTES = 1 << 15  # rows with more, one or all that came at once, are not packed with others
 # forms: the columns' values one after the other; an Arrow IPC message; rows that were answered one
 # by one, each its time in ms, its steps' times and its values
 RAW, ARROW, PACKED = 1, 2, 3
@@ -56,6 +59,21 @@ class Record:
     body: Sequence[bytes | memoryview]
     size: int
 
+    @property
+    def value_count(self) -> int:
+        """How many values of the ring it takes, at most."""
+        return len(self.body)
+
+    @property
+    def oldest_ms(self) -> int:
+        """The earliest of its rows' times."""
+        return self.time_ms
+
+    @property
+    def newest_ms(self) -> int:
+        """The latest of its rows' times."""
+        return self.time_ms
+
     def value(self, context_number: int) -> bytes:
         """What to store under the record's key: all of it but the large columns."""
         elapsed_ns = self.elapsed_ns
@@ -66,16 +84,6 @@ class Record:
             body = [part for part in body if len(part) < SEPARATE_BYTES]
         return b"".join((head, array("Q", elapsed_ns).tobytes(), *body))
 
-    @property
-    def is_row(self) -> bool:
-        """Whether it is a single row of raw values, which can be packed with others."""
-        return self.rows == 1 and self.context.shapes is not None
-
-    def item(self) -> bytes:
-        """A single row as it is packed with others."""
-        times = array("q", (self.time_ms,)).tobytes() + array("Q", self.elapsed_ns).tobytes()
-        return b"".join((times, *self.body))
-
     def large(self) -> list[tuple[bytes, bytes | memoryview]]:
         """Columns to store as they are, each with what to add to the record's key."""
         if self.size < SEPARATE_BYTES or self.context.shapes is None:
@@ -85,6 +93,54 @@ class Record:
             for number, column in enumerate(self.body)
             if len(column) >= SEPARATE_BYTES
         ]
+
+
+@dataclasses.dataclass(slots=True)
+class PackedRows:
+    """Rows that were answered one by one, each of raw values, as they are packed with others.
+
+    Attributes:
+        context: what they share with others.
+        steps: how many steps' times each has.
+        rows: how many rows.
+        oldest_ms: the earliest of their times, ms since the epoch.
+        newest_ms: the latest.
+        items: each its time in ms, its steps' times and its values, one row after the other.
+    """
+
+    context: LogContext
+    steps: int
+    rows: int
+    oldest_ms: int
+    newest_ms: int
+    items: bytes
+    value_count: ClassVar[int] = 1
+
+    @classmethod
+    def of(
+        cls,
+        context: LogContext,
+        time_ms: int,
+        elapsed_ns: Sequence[int],
+        body: Sequence[bytes | memoryview],
+    ) -> PackedRows:
+        """A single row."""
+        times = array("q", (time_ms,)).tobytes() + array("Q", elapsed_ns).tobytes()
+        return cls(context, len(elapsed_ns), 1, time_ms, time_ms, b"".join((times, *body)))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the value, where they become one by themselves."""
+        return HEADER.size + len(self.items)
+
+    def value(self, context_number: int) -> bytes:
+        """What to store under the first row's key, where they become a value by themselves."""
+        header = HEADER.pack(PACKED, self.steps, context_number, self.rows, self.oldest_ms)
+        return header + self.items
+
+    def large(self) -> list[tuple[bytes, bytes | memoryview]]:
+        """Columns to store as they are: none."""
+        return []
 
 
 class RecordHeader(NamedTuple):

@@ -29,7 +29,10 @@ from engine.logring.files import (
     read_state,
     set_aside,
 )
-from engine.logring.store import Store, boot_id, evict, file_stamp, first_row, pages, stop_row
+from engine.logring.leftover import drop_known_rows
+from engine.logring.pack import OpenPack, open_pack, pack_bytes, read_pack
+from engine.logring.rows import evict, first_row, stop_row
+from engine.logring.store import Store, boot_id, file_stamp, pages
 from engine.logring.synced import SyncedState, restore
 
 __all__ = ["open_store", "open_to_read"]
@@ -109,21 +112,13 @@ def open_to_read(directory: pathlib.Path) -> Store:
         env = lmdb.open(
             str(directory), readonly=True, lock=False, max_dbs=3, create=False, lib_version=0
         )
-        return Store(
-            directory=directory,
-            env=env,
-            contexts=env.open_db(b"contexts", create=False),
-            failures=env.open_db(b"failures", create=False),
-            about=env.open_db(b"about", create=False),
-            map_bytes=env.info()["map_size"],
-            page_bytes=env.stat()["psize"],
-            floor_row=0,
-            owner=owner,
-            synced=SyncedState(directory, env),
-        )
+        store = _store(directory, env, owner, 0, read_pack(directory))
+        with env.begin(buffers=True) as txn:
+            drop_known_rows(txn, store)
+        return store
     except BaseException as error:
         os.close(owner)
-        if isinstance(error, OSError | lmdb.Error):
+        if isinstance(error, OSError | lmdb.Error | ValueError):
             raise StoreUnavailableError("disk", f"{directory}: {error}") from error
         raise
 
@@ -133,27 +128,36 @@ def _open_owned(directory: pathlib.Path, limit_bytes: int, owner: int) -> Store:
     for leftover in directory.glob("data.mdb.new*"):
         leftover.unlink()
     floor, closed, boot = read_state(directory)
+    is_restored = False
     is_cut = boot is not None and boot != boot_id() and data.exists() and closed != file_stamp(data)
     if is_cut and restore(directory):
         log.warning("the machine went down: the inference log goes on from its last synced state")
         floor += ROW_GAP
+        is_restored = True
     damage = find_damage(data, closed)
     if damage is None:
         try:
-            return _open_synced(directory, limit_bytes, owner, floor)
+            return _open_synced(directory, limit_bytes, owner, floor, is_restored=is_restored)
         except _REFUSED as error:
             damage = str(error)
     set_aside(data, limit_bytes, damage)
     return _open_synced(directory, limit_bytes, owner, floor + ROW_GAP if floor else 0)
 
 
-def _open_synced(directory: pathlib.Path, limit_bytes: int, owner: int, floor: int) -> Store:
+def _open_synced(
+    directory: pathlib.Path, limit_bytes: int, owner: int, floor: int, *, is_restored: bool = False
+) -> Store:
     """Open, and have the disk know that the file is in use before anything is written to it."""
     store = _open_checked(directory, limit_bytes, owner, floor)
     try:
+        with store.env.begin(buffers=True) as txn:
+            drop_known_rows(txn, store, is_restored=is_restored)
+        if store.pack.is_damaged:  # how many rows it had is not known
+            store.floor_row += ROW_GAP
         store.sync(store.synced.begin(), floor)
     except BaseException:
         store.synced.release()
+        store.pack.close()
         store.env.close()
         raise
     return store
@@ -161,14 +165,15 @@ def _open_synced(directory: pathlib.Path, limit_bytes: int, owner: int, floor: i
 
 def _open_checked(directory: pathlib.Path, limit_bytes: int, owner: int, floor: int) -> Store:
     aside = sum(path.stat().st_size for path in directory.glob("data.mdb.bad-*"))
-    map_bytes = (limit_bytes - OVERHEAD_BYTES - aside) // 4096 * 4096
+    pack_size = pack_bytes(directory, limit_bytes)
+    map_bytes = (limit_bytes - OVERHEAD_BYTES - pack_size - aside) // 4096 * 4096
     env = _open_env(directory, map_bytes)
     if env.info()["map_size"] > map_bytes:  # LMDB keeps a larger map where data lies beyond it
         _shrink(directory, env, map_bytes)
         env = _open_env(directory, map_bytes)
     try:
         _reserve(directory / "data.mdb", map_bytes)
-        return _adopt(directory, env, map_bytes, owner, floor)
+        return _adopt(directory, env, pack_size, owner, floor)
     except BaseException:
         env.close()
         raise
@@ -218,32 +223,41 @@ def _reserve(data: pathlib.Path, map_bytes: int) -> None:
 
 
 def _adopt(
-    directory: pathlib.Path, env: lmdb.Environment, map_bytes: int, owner: int, floor: int
+    directory: pathlib.Path, env: lmdb.Environment, pack_size: int, owner: int, floor: int
 ) -> Store:
     env.reader_check()  # slots of readers that were killed
     about = env.open_db(b"about")
+    for name in (b"contexts", b"failures"):
+        env.open_db(name)
     with env.begin(write=True, buffers=True) as txn:
         known = txn.get(b"format", db=about)
-        if known is None and txn.stat(about)["entries"] == 0 and first_row(txn) is None:
+        if known is None and txn.stat(about)["entries"] == 0 and first_row(txn.cursor()) is None:
             txn.put(b"format", _FORMAT, db=about)
         elif known is None or bytes(known) != _FORMAT:
             raise lmdb.InvalidError("the file was not written by this log")
         try:
-            stop_row(txn)
+            stop_row(txn.cursor())
         except ValueError as error:
             raise lmdb.CorruptedError(f"the newest record is damaged: {error}") from error
-        psize = txn.stat()["psize"]
+    return _store(directory, env, owner, floor, open_pack(directory, pack_size))
+
+
+def _store(
+    directory: pathlib.Path, env: lmdb.Environment, owner: int, floor: int, pack: OpenPack
+) -> Store:
+    """The store of an environment whose databases are there."""
     return Store(
         directory=directory,
         env=env,
-        contexts=env.open_db(b"contexts"),
-        failures=env.open_db(b"failures"),
-        about=about,
-        map_bytes=map_bytes,
-        page_bytes=psize,
+        contexts=env.open_db(b"contexts", create=False),
+        failures=env.open_db(b"failures", create=False),
+        about=env.open_db(b"about", create=False),
+        map_bytes=env.info()["map_size"],
+        page_bytes=env.stat()["psize"],
         floor_row=floor,
         owner=owner,
         synced=SyncedState(directory, env),
+        pack=pack,
     )
 
 

@@ -22,16 +22,15 @@ from engine.logring.contexts import number_key
 from engine.logring.decode import (
     Piece,
     copy_piece,
-    packed_bytes,
     packed_piece,
     read_columns,
     to_batch,
 )
 from engine.logring.header import HEADER, PACKED, RecordHeader, read_header
 from engine.logring.pages import LogPage, PageQuery
-from engine.logring.store import (
+from engine.logring.rows import (
     ROW_KEY_BASE,
-    Store,
+    RowCursor,
     first_row,
     header_of,
     row_key,
@@ -45,9 +44,8 @@ from engine.logring.store import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from lmdb import Cursor
-
-    from engine.logring.store import Txn
+    from engine.logring.rows import AnyCursor
+    from engine.logring.store import Store, Txn
 
 __all__ = ["read_batches", "read_page"]
 
@@ -115,8 +113,9 @@ class _PageReader:
     def read(self) -> LogPage:
         status = None
         while status is None:
+            newest = self._store.pack.snapshot()  # before the transaction, which may have it too
             with self._store.reads.entered(), self._store.env.begin(buffers=True) as txn:
-                status = self._gather(txn)
+                status = self._gather(txn, newest)
         pieces = self._pieces[::-1] if self._query.descending else self._pieces
         batch = to_batch(pieces) if pieces else None
         if batch is not None and self._query.descending:
@@ -124,13 +123,13 @@ class _PageReader:
             batch = batch.take(pa.array(order, pa.int64()))
         return LogPage(batch, status, self._row or 0)
 
-    def _gather(self, txn: Txn) -> str | None:
+    def _gather(self, txn: Txn, newest: tuple[int, int, bytes] | None) -> str | None:
         """Copy rows out: the page's status once it is complete, None to go on later."""
-        cursor = txn.cursor()
-        oldest = first_row(txn)
+        cursor = txn.cursor() if newest is None else RowCursor(txn, newest)
+        oldest = first_row(cursor)
         if self._pieces and not self._query.descending and (oldest or 0) > (self._row or 0):
             return "RecordLimited"  # evicted since the last transaction: a page has no hole
-        if oldest is None or not self._seek(txn, cursor, oldest):
+        if oldest is None or not self._seek(cursor, oldest):
             return "All"
         step = to_previous if self._query.descending else to_next
         bytes_before = self._bytes_left
@@ -150,17 +149,17 @@ class _PageReader:
                 break
         return None
 
-    def _seek(self, txn: Txn, cursor: Cursor[memoryview], oldest: int) -> bool:
+    def _seek(self, cursor: AnyCursor, oldest: int) -> bool:
         """Move to the record that the next row is in; False where there is none."""
         if self._query.descending:
-            self._row = min(stop_row(txn), ROW_KEY_BASE if self._row is None else self._row)
+            self._row = min(stop_row(cursor), ROW_KEY_BASE if self._row is None else self._row)
             return self._row > 0 and to_row(cursor, self._row - 1, forward=False)
         self._row = max(oldest, self._row or 0)
         if self._query.time_range_ms is not None:
-            self._row = max(self._row, self._earliest(cursor, oldest, stop_row(txn)))
+            self._row = max(self._row, self._earliest(cursor, oldest, stop_row(cursor)))
         return to_row(cursor, self._row, forward=True)
 
-    def _earliest(self, cursor: Cursor[memoryview], low: int, high: int) -> int:
+    def _earliest(self, cursor: AnyCursor, low: int, high: int) -> int:
         """A row before which none is in the time range."""
         start_ms, _ = self._query.time_range_ms or (0, 0)
         while low < high and to_row(cursor, (low + high) // 2, forward=True):
@@ -174,7 +173,7 @@ class _PageReader:
                 high = min(first, (low + high) // 2)
         return low
 
-    def _take_packs(self, txn: Txn, cursor: Cursor[memoryview]) -> bool:
+    def _take_packs(self, txn: Txn, cursor: AnyCursor) -> bool:
         """Take whole packs that are alike, all of them at once; False where none is behind them."""
         value, row = cursor.value(), row_of(cursor)
         header = read_header(value)
@@ -184,7 +183,7 @@ class _PageReader:
         context = self._known_context(txn, header)
         if not self._fits(context):
             return True
-        item_bytes = packed_bytes(context, header.steps)
+        item_bytes = context.packed_bytes(header.steps)
         row_bytes = max(1, sum(context.strides))
         room = min(self._rows_left, self._bytes_left // row_bytes, _COPY_BYTES // item_bytes)
         kind, parts, has_more = bytes(value[:_KIND_BYTES]), [], True
@@ -202,7 +201,7 @@ class _PageReader:
             self._add(piece, count * row_bytes, row)
         return has_more
 
-    def _take(self, txn: Txn, cursor: Cursor[memoryview]) -> str | None:
+    def _take(self, txn: Txn, cursor: AnyCursor) -> str | None:
         """Take what the page has room for out of one record."""
         value, first = cursor.value(), row_of(cursor)
         header = read_header(value)

@@ -22,7 +22,7 @@ import pyarrow as pa
 
 from engine.logring.columns import Kind, raw_columns, row_bytes
 from engine.logring.context import OWN_COLUMNS, LogContext, list_depth, numpy_type, without
-from engine.logring.header import HEADER, Record
+from engine.logring.header import HEADER, PACKED_BYTES, PackedRows, Record
 from engine.logring.repeats import RowPattern
 
 if TYPE_CHECKING:
@@ -38,7 +38,11 @@ _KNOWN_CONTEXTS = 256
 
 
 class LogEncoder:
-    """Turns answers into records; remembers the contexts it met. Any thread may call it."""
+    """Turns answers into records; remembers the contexts it met. Any thread may call it.
+
+    Attributes:
+        pattern: what the last one-row answer may have in common with the next ones.
+    """
 
     def __init__(
         self,
@@ -52,9 +56,9 @@ class LogEncoder:
         # a key has the ids of the identities: the entry keeps them alive, so that no other has them
         self._last: tuple[Any, ...] = (None, None)  # key, its context, and who has the ids
         self._known: dict[object, tuple[LogContext, object, object]] = {}
-        self._pattern: RowPattern | None = None
+        self.pattern: RowPattern | None = None
 
-    def encode(self, result: InferResult, max_bytes: int) -> list[Record]:
+    def encode(self, result: InferResult, max_bytes: int) -> list[Record | PackedRows]:
         """Split one answer into records.
 
         Args:
@@ -64,11 +68,9 @@ class LogEncoder:
         Returns:
             Records in row order; none where the answer has no row.
         """
-        pattern = self._pattern
-        if pattern is not None:
-            record = pattern.record(result)
-            if record is not None:
-                return [record]
+        pattern = self.pattern
+        if pattern is not None and (like_it := pattern.rows((result,))) is not None:
+            return [like_it]
         if not result.frame.rows:
             return []
         raw = raw_columns(result)
@@ -81,12 +83,12 @@ class LogEncoder:
                 context = self._learn(key, kinds, result) if known is None else known[0]
                 self._last = key, context, result.model, result.pipeline
             if context.shapes is not None:
-                if len(values) == len(context.shapes):
-                    self._pattern = RowPattern.of(result, context) or pattern
-                else:
+                if len(values) != len(context.shapes):
                     limit = self._max_column_bytes
                     kept = zip(kinds, values, strict=True)
                     values = [value for kind, value in kept if row_bytes(kind) <= limit]
+                elif result.frame.rows == 1:
+                    self.pattern = RowPattern.of(result, context) or pattern
                 return _split_raw(context, result, values, max_bytes)
         return self._encode_arrow(result, max_bytes)
 
@@ -114,7 +116,7 @@ class LogEncoder:
         self._remember(key, context, result)
         return context
 
-    def _encode_arrow(self, result: InferResult, max_bytes: int) -> list[Record]:
+    def _encode_arrow(self, result: InferResult, max_bytes: int) -> list[Record | PackedRows]:
         batch = self._batch_of(result)
         too_large = [
             f"{field.name}.{leaf.name}"
@@ -124,7 +126,7 @@ class LogEncoder:
             if column.field(index).nbytes > self._max_column_bytes * batch.num_rows
         ]
         schema = without(batch.schema, too_large)
-        records = []
+        records: list[Record | PackedRows] = []
         for part in _runs(batch):
             constants = _constants(part, too_large)
             key = (schema.serialize().to_pybytes(), json.dumps(constants))
@@ -159,15 +161,17 @@ def _record(
 
 def _split_raw(
     context: LogContext, result: InferResult, values: Sequence[bytes | memoryview], max_bytes: int
-) -> list[Record]:
+) -> list[Record | PackedRows]:
     rows = result.frame.rows
+    if rows == 1 and context.packed_bytes(len(result.elapsed_ns)) <= PACKED_BYTES:
+        return [PackedRows.of(context, result.time_ms, result.elapsed_ns, values)]
     whole = _record(context, rows, result, values)
     if whole.size <= max_bytes or rows == 1:
         return [whole]
     views = [memoryview(value) for value in values]
     parts = -(-whole.size // max_bytes)
     step = -(-rows // parts)
-    records = []
+    records: list[Record | PackedRows] = []
     for start in range(0, rows, step):
         stop = min(start + step, rows)
         body = [v[start * s : stop * s] for v, s in zip(views, context.strides, strict=True)]

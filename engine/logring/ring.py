@@ -26,7 +26,7 @@ from engine.logring.counters import Counters, RingStats, snapshot
 from engine.logring.failures import FAILURE_SCHEMA, Failure, FailureLog, read_failures
 from engine.logring.files import StoreUnavailableError
 from engine.logring.gate import Gate
-from engine.logring.header import Record
+from engine.logring.header import PackedRows, Record
 from engine.logring.opening import open_store
 from engine.logring.pages import LogPage, PageQuery
 from engine.logring.reader import read_batches, read_page
@@ -99,15 +99,9 @@ class LogRing:
             How many rows were kept: they are committed. The others are counted by reason.
         """
         started = time.perf_counter_ns()
-        writer = self._writer
-        if writer is None:
-            rows = sum([result.frame.rows for result in results])
-            self._not_kept(rows, self._closed or _CLOSED)
-            return 0
-        largest = writer.largest_record_bytes
-        records: list[Record] = []
-        for result in results:
-            records += self._encode(result, largest)
+        pattern = self._encoder.pattern
+        like_it = None if pattern is None else pattern.rows(results)
+        records = self._encode(results) if like_it is None else (like_it,)
         if not records:
             return 0
         with self._lock:
@@ -116,42 +110,48 @@ class LogRing:
                 self._counters.committed(kept, time.perf_counter_ns() - started)
         return kept
 
-    def _encode(self, result: InferResult, largest: int) -> list[Record]:
-        try:
-            records = self._encoder.encode(result, min(_RECORD_BYTES, largest) - _SLACK_BYTES)
-        except (EngineError, ValueError, TypeError, OverflowError) as error:
-            # an answer that has no form as records, e.g. an output that is not one value per row
-            self._not_kept(result.frame.rows, "no_record_form", error)
+    def _encode(self, results: Sequence[InferResult]) -> Sequence[Record | PackedRows]:
+        """Answers as records, those that cannot be kept counted and left out."""
+        writer = self._writer
+        if writer is None:
+            self._not_kept(sum([result.frame.rows for result in results]), self._closed or _CLOSED)
             return []
-        if len(records) == 1 and records[0].size <= largest:
-            return records
-        if any(record.size > largest for record in records):
-            too_large = sum([record.rows for record in records if record.size > largest])
-            self._not_kept(too_large, "too_large")
-            records = [record for record in records if record.size <= largest]
+        largest = writer.largest_record_bytes
+        records: list[Record | PackedRows] = []
+        for result in results:
+            try:
+                of_one = self._encoder.encode(result, min(_RECORD_BYTES, largest) - _SLACK_BYTES)
+            except (EngineError, ValueError, TypeError, OverflowError) as error:
+                # an answer that has no form as records, e.g. an output that is not one value a row
+                self._not_kept(result.frame.rows, "no_record_form", error)
+                continue
+            too_large = sum([record.rows for record in of_one if record.size > largest])
+            if too_large:
+                self._not_kept(too_large, "too_large")
+                of_one = [record for record in of_one if record.size <= largest]
+            records += of_one
         return records
 
-    def _append(self, records: list[Record]) -> int:
-        writer = self._writer
-        rows, kept = sum([record.rows for record in records]), 0
+    def _append(self, records: Sequence[Record | PackedRows]) -> int:
+        writer, rows = self._writer, sum([record.rows for record in records])
         if writer is None or self._broken:
             self._not_kept(rows, self._closed or "disk")
             return 0
+        first = writer.next_row
         try:
-            for portion in writer.portions(records):
-                writer.append(portion)
-                self._dirty = True
-                kept += sum([record.rows for record in portion])
+            writer.append(records)
         except lmdb.MapFullError as error:
-            self._not_kept(rows - kept, "map_full", error)
+            self._not_kept(rows - writer.next_row + first, "map_full", error)
         except lmdb.Error as error:
             # a full disk may take the next commit; after anything else the file is opened anew
             self._broken = not isinstance(error, lmdb.DiskError)
-            self._not_kept(rows - kept, "disk", error)
+            self._not_kept(rows - writer.next_row + first, "disk", error)
         else:
             if self._failing is not None:
                 self._failing = None
                 log.warning("the inference log keeps rows again")
+        kept = writer.next_row - first
+        self._dirty = self._dirty or kept > 0
         return kept
 
     def _not_kept(self, rows: int, reason: str, error: Exception | None = None) -> None:
@@ -199,7 +199,7 @@ class LogRing:
         self._gate.open()
 
     def maintain(self) -> None:
-        """Write the failures that wait and make every committed row durable; reopen what broke.
+        """Make every committed row durable, and the failures that wait; reopen what broke.
 
         Called about once a second by the thread of ``start``; takes as long as the disk does.
         """
@@ -208,17 +208,23 @@ class LogRing:
                 self._shut()
             if self._writer is None and self._closed != _CLOSED:
                 self._open()
-            if len(self.failures) and self._writer is not None:
-                try:
-                    self.failures.keep(self._writer.store)
-                    self._dirty = True
-                except lmdb.Error as error:
-                    self._broken = not isinstance(error, lmdb.DiskError | lmdb.MapFullError)
+            if self._writer is not None:
+                self._put_waiting(self._writer)
             dirty, self._dirty = self._dirty, False
             writer = self._writer
             page = writer.store.synced.begin() if dirty and writer is not None else None
         if dirty:
             self._sync(page)
+
+    def _put_waiting(self, writer: RowWriter) -> None:
+        """Write the rows of the open pack and the failures into the ring."""
+        try:
+            self._dirty |= writer.put_pack()
+            if len(self.failures):
+                self.failures.keep(writer.store)
+                self._dirty = True
+        except lmdb.Error as error:
+            self._broken = not isinstance(error, lmdb.DiskError | lmdb.MapFullError)
 
     def _sync(self, page: bytes | None) -> None:
         with self._reading() as writer:

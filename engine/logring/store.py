@@ -1,9 +1,6 @@
-"""An open ring on disk: its databases, the keys of its rows, and how much room they take.
+"""An open ring on disk: its databases, its files, and how much room they take.
 
 Rules that hold here:
-- Rows are in the main database: a record's key is the number of its first row (``ROW_KEY``). A
-  large column has a value of its own behind its record's, under that key and one byte more, so that
-  it is copied once less. A cursor is always at a record, never at such a column.
 - What takes room is counted in pages, never in bytes: that is what LMDB runs out of.
 """
 
@@ -15,50 +12,32 @@ import json
 import logging
 import os
 import pathlib
-import struct
 from typing import TYPE_CHECKING
 
 import lmdb
 
 from engine.logring.gate import Gate
-from engine.logring.header import RecordHeader, read_header
 from engine.logring.synced import SyncedState
 
 if TYPE_CHECKING:
-    from lmdb import Cursor, _Database
+    from lmdb import _Database
 
     from engine.logring.context import LogContext
+    from engine.logring.pack import OpenPack
 
     Txn = lmdb.Transaction[memoryview]
     Database = _Database
 
 __all__ = [
-    "ROW_KEY",
-    "ROW_KEY_BASE",
     "Store",
     "boot_id",
-    "evict",
     "file_stamp",
-    "first_row",
-    "header_of",
     "pages",
-    "row_key",
-    "row_of",
-    "stop_row",
-    "to_last",
-    "to_next",
-    "to_previous",
-    "to_row",
 ]
 
 log = logging.getLogger("sagitta")
 
-ROW_KEY = struct.Struct(">Q")
-# Row keys sort after the names of the named databases, which LMDB keeps in the same tree: so the
-# newest row is always the last key, and appending never splits a page in half.
-ROW_KEY_BASE = 1 << 63
 _BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
-_FIRST_KEY = ROW_KEY.pack(ROW_KEY_BASE)
 
 
 @dataclasses.dataclass(slots=True)
@@ -67,7 +46,7 @@ class Store:
 
     Attributes:
         directory: the folder that holds it.
-        env: the environment; rows are in its main database under ``ROW_KEY``.
+        env: the environment; rows are in its main database, see ``rows.py``.
         contexts: what many records share, by number.
         failures: failed requests, by number.
         about: marks, by name.
@@ -76,6 +55,7 @@ class Store:
         floor_row: no new row may have a smaller number, whatever the file holds.
         owner: descriptor that holds the lock on the folder.
         synced: the state that a power cut leaves.
+        pack: the newest rows that came one by one; some or all of them are not in ``env`` yet.
         disorder_ms: the largest step back that the clock has made between two rows.
         reads: every read transaction is inside it while it lasts, so that a writer without room can
             wait for what they pin.
@@ -93,6 +73,7 @@ class Store:
     floor_row: int
     owner: int
     synced: SyncedState
+    pack: OpenPack
     disorder_ms: int = 0
     reads: Gate = dataclasses.field(default_factory=functools.partial(Gate, is_open=True))
     known_contexts: dict[int, LogContext] = dataclasses.field(default_factory=dict)
@@ -149,6 +130,7 @@ class Store:
     def release(self) -> None:
         """Close what was opened to read."""
         self.synced.release()
+        self.pack.close()
         self.env.close()
         os.close(self.owner)
 
@@ -168,6 +150,7 @@ class Store:
         except (lmdb.Error, OSError) as error:
             log.warning("the inference log could not be closed cleanly: %s", error)
         finally:
+            self.pack.close()
             self.env.close()
             os.close(self.owner)
 
@@ -190,102 +173,3 @@ def pages(txn: Txn, db: Database | None = None) -> int:
     """Pages that a database takes; without one, the pages of the rows."""
     stat = txn.stat() if db is None else txn.stat(db)
     return stat["branch_pages"] + stat["leaf_pages"] + stat["overflow_pages"]
-
-
-def first_row(txn: Txn) -> int | None:
-    """Number of the oldest row; None where there is no row."""
-    cursor = txn.cursor()
-    return row_of(cursor) if cursor.set_range(_FIRST_KEY) else None
-
-
-def stop_row(txn: Txn) -> int:
-    """The row after the newest one; 0 where there is no row.
-
-    Raises:
-        ValueError: the newest record is damaged.
-    """
-    cursor = txn.cursor()
-    return row_of(cursor) + read_header(cursor.value()).rows if to_last(cursor) else 0
-
-
-def row_key(row: int) -> bytes:
-    """The key of the record that begins with a row."""
-    return ROW_KEY.pack(ROW_KEY_BASE + row)
-
-
-def row_of(cursor: Cursor[memoryview]) -> int:
-    """The first row of the record that the cursor is at."""
-    return int(ROW_KEY.unpack_from(cursor.key())[0]) - ROW_KEY_BASE
-
-
-def to_next(cursor: Cursor[memoryview]) -> bool:
-    """Move to the next record; False where there is none."""
-    while cursor.next():
-        if len(cursor.key()) == ROW_KEY.size:
-            return True
-    return False
-
-
-def to_previous(cursor: Cursor[memoryview]) -> bool:
-    """Move to the record before; False where there is none."""
-    return bool(cursor.prev()) and _to_own_record(cursor)
-
-
-def to_last(cursor: Cursor[memoryview]) -> bool:
-    """Move to the newest record; False where there is none."""
-    return bool(cursor.last()) and _to_own_record(cursor)
-
-
-def _to_own_record(cursor: Cursor[memoryview]) -> bool:
-    """From a record or one of its columns to the record; False from what is no row."""
-    key = bytes(cursor.key())
-    return key >= _FIRST_KEY and bool(cursor.set_range(key[: ROW_KEY.size]))
-
-
-def header_of(cursor: Cursor[memoryview]) -> RecordHeader | None:
-    """The header of the record that the cursor is at; None where it is damaged."""
-    try:
-        return read_header(cursor.value())
-    except ValueError:
-        return None
-
-
-def to_row(cursor: Cursor[memoryview], row: int, *, forward: bool) -> bool:
-    """Move to the record with this row; where it is in a gap, to the next or the one before."""
-    key = row_key(row)
-    found = cursor.set_range(key)  # the first record that starts at the row or later
-    if found and bytes(cursor.key()) == key:
-        return True
-    if to_previous(cursor) if found else to_last(cursor):
-        header = header_of(cursor)
-        if not forward or (header is not None and row_of(cursor) + header.rows > row):
-            return True
-        return to_next(cursor)
-    return forward and bool(cursor.set_range(key))
-
-
-def evict(txn: Txn, count: int, page_bytes: int) -> int:
-    """Delete the oldest records until about this many pages are free.
-
-    Args:
-        txn: a write transaction.
-        count: how many pages to free; the caller measures again afterwards.
-        page_bytes: LMDB's page size.
-
-    Returns:
-        How many values were deleted; 0 where no row is left.
-    """
-    wanted = count * page_bytes
-    freed = deleted = 0
-    cursor = txn.cursor()
-    if not cursor.set_range(_FIRST_KEY):
-        return 0
-    while freed < wanted or len(cursor.key()) > ROW_KEY.size:
-        size = len(cursor.value())  # 0 behind the last record: no value is empty
-        if not size:
-            break
-        # a value of half a page or more has pages of its own
-        freed += size + 24 if size < page_bytes // 2 else -(-(size + 16) // page_bytes) * page_bytes
-        cursor.delete()
-        deleted += 1
-    return deleted

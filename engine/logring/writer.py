@@ -1,8 +1,10 @@
-"""Writing rows into an open store: number, evict, append, in one transaction.
+"""Writing rows into an open store: number, evict, append.
 
 Rules that hold here:
 - Called under the ring's lock; the thread that begins a transaction commits it.
 - What a transaction did counts only once it is committed: fields change after that.
+- Rows that came one by one go to the open pack, which becomes a value in the transaction that
+  writes what comes behind it, or once it is full.
 - Live pages stay at half of the map: LMDB copies pages before it changes them, freed ones come
   back two commits later, and a map with less room to spare can be full even for a delete.
 """
@@ -16,10 +18,13 @@ from typing import TYPE_CHECKING
 import lmdb
 
 from engine.logring.contexts import ContextTable
-from engine.logring.pack import Pack
-from engine.logring.store import Store, evict, first_row, pages, row_key, stop_row
+from engine.logring.header import PackedRows
+from engine.logring.pack import open_pack
+from engine.logring.rows import evict, first_row, row_key, stop_row
+from engine.logring.store import Store, pages
 
 if TYPE_CHECKING:
+    from engine.logring.context import LogContext
     from engine.logring.counters import Counters
     from engine.logring.header import Record
     from engine.logring.store import Txn
@@ -31,7 +36,7 @@ _PORTION_SHARE = 8  # no transaction writes more than this part of the map
 _MAP_FULL_TRIES = 6
 _AHEAD_PAGES = 64  # evict a little ahead, so that most appends need not evict at all
 _NODE_BYTES = 24  # what LMDB adds to a small value: key, node and slot
-_PACK_BYTES = 64  # of half a page that are not a pack's: LMDB's own, the key and the header
+_GROWING_BYTES = 16 << 10  # a pack with as many is not written again when rows are added
 _UPLOADED_TO = b"uploaded_to"
 _DISORDER_MS = b"disorder_ms"
 _PATIENCE_S = 1.0  # for readers to leave
@@ -52,12 +57,15 @@ class RowWriter:
         self.store = store
         self._counters = counters
         self._contexts = ContextTable()
-        self._pack: Pack | None = None
-        self._most_packed_bytes = store.page_bytes // 2 - _PACK_BYTES
+        self._pack = store.pack
         self._budget_pages = store.budget_pages
         self._portion_pages = store.map_bytes // store.page_bytes // _PORTION_SHARE
         with store.env.begin(buffers=True) as txn:
-            stop, oldest = stop_row(txn), first_row(txn)
+            cursor = txn.cursor()
+            stop, oldest = stop_row(cursor), first_row(cursor)
+            if self._pack.rows:
+                stop = self._pack.stop_row
+                oldest = self._pack.first_row if oldest is None else oldest
             self.next_row = max(stop, store.floor_row)
             self.first_row = self.next_row if oldest is None else oldest
             self._contexts.load(txn, store.contexts, self.next_row)
@@ -71,104 +79,166 @@ class RowWriter:
         """A record with more bytes is not kept."""
         return self.store.map_bytes // _RECORD_SHARE
 
-    def portions(self, records: list[Record]) -> list[list[Record]]:
-        """Records as portions that fit one transaction each; nearly always it is one.
+    def append(self, records: Sequence[Record | PackedRows]) -> None:
+        """Append records, oldest rows out where room is needed; ``next_row`` says how far it came.
+
+        Args:
+            records: none larger than ``largest_record_bytes``.
+
+        Raises:
+            lmdb.MapFullError: there is no room even after evicting a few times.
+            lmdb.Error: the disk refuses.
+        """
+        waiting: list[Record | PackedRows] = []
+        for record in records:
+            if isinstance(record, PackedRows) and self._pack.can_hold(len(record.items)):
+                self._append_portions(waiting)
+                waiting = []
+                self.append_rows(record)
+            else:
+                waiting.append(record)
+        self._append_portions(waiting)
+
+    def append_rows(self, rows: PackedRows) -> None:
+        """Append rows to the open pack, where they are committed at once; as ``append`` does."""
+        newest_ms = self._newest_ms
+        newest_ms = max(newest_ms, rows.newest_ms)
+        if rows.oldest_ms < newest_ms - self.store.disorder_ms:
+            self._keep_disorder(newest_ms - rows.oldest_ms)
+        pack, count = self._pack, rows.rows
+        if not pack.add(rows.context, rows.steps, count, rows.items):
+            if not pack.can_hold(len(rows.items)):
+                self._append_portions([rows])
+                return
+            number = self._commit_in_any_case((), rows.context)
+            pack.begin(rows.context, number, self.next_row, rows.oldest_ms, rows.steps)
+            pack.add(rows.context, rows.steps, count, rows.items)
+        self.next_row += count
+        self._newest_ms = newest_ms
+
+    def put_pack(self) -> bool:
+        """Write the rows of the open pack into the ring, if there are new ones: whether there were.
+
+        Raises:
+            lmdb.Error: as ``append``; the rows are still in the pack.
+        """
+        pack = self._pack
+        if not (pack.can_grow or pack.rows):  # the disk was full: it may have room now
+            self._pack = self.store.pack = open_pack(self.store.directory, pack.file_bytes)
+        if pack.rows == pack.stored:
+            return False
+        self._commit_in_any_case((), None)
+        return True
+
+    def _append_portions(self, records: list[Record | PackedRows]) -> None:
+        """Append records in portions that fit one transaction each; nearly always it is one.
 
         What a transaction evicts is free two transactions later, so what it writes has to find
         room beside the live pages and those that the one before it gave up.
         """
-        most = self._portion_pages
-        if _pages(records, self.store.page_bytes) <= most:
-            return [records]
-        portions: list[list[Record]] = [[]]
+        portion: list[Record | PackedRows] = []
         for record in records:
-            if portions[-1] and _pages([*portions[-1], record], self.store.page_bytes) > most:
-                portions.append([])
-            portions[-1].append(record)
-        return portions
+            self._newest_ms = max(self._newest_ms, record.newest_ms)
+            if record.oldest_ms < self._newest_ms - self.store.disorder_ms:
+                self._keep_disorder(self._newest_ms - record.oldest_ms)
+            if portion and self._pages([*portion, record]) > self._portion_pages:
+                self._commit_in_any_case(portion, None)
+                portion = []
+            portion.append(record)
+        if portion:
+            self._commit_in_any_case(portion, None)
 
-    def append(self, records: Sequence[Record]) -> None:
-        """Append a portion of records, oldest rows out where room is needed.
-
-        Args:
-            records: at least one, none larger than ``largest_record_bytes``.
-
-        Raises:
-            lmdb.MapFullError: there is no room even after evicting a few times.
-            lmdb.Error: the disk refuses; nothing was written.
-        """
+    def _commit_in_any_case(
+        self, records: Sequence[Record | PackedRows], context: LogContext | None
+    ) -> int:
+        """Commit, with more room made where the map is full; see ``_commit``."""
         try:
-            self._commit(records)
+            return self._commit(records, context)
         except lmdb.MapFullError:
             self.store.synced.give_up()
             # a reader that the machine has put to sleep may be pinning what was freed meanwhile
             with self.store.reads.paused(timeout_s=_PATIENCE_S):
-                self._commit_in_full_map(records)
+                return self._commit_in_full_map(records, context)
 
-    def _commit_in_full_map(self, records: Sequence[Record]) -> None:
+    def _commit_in_full_map(
+        self, records: Sequence[Record | PackedRows], context: LogContext | None
+    ) -> int:
         for left in reversed(range(_MAP_FULL_TRIES)):
             try:
-                self._commit(records)
+                return self._commit(records, context)
             except lmdb.MapFullError:
                 if not left:
                     raise
                 self._evict_apart()
-            else:
-                return
+        raise AssertionError("the last try returns or raises. This is a bug.")
 
-    def _commit(self, records: Sequence[Record]) -> None:
+    def _commit(self, records: Sequence[Record | PackedRows], context: LogContext | None) -> int:
+        """Write the open pack and records behind it.
+
+        Args:
+            records: rows from ``next_row`` on.
+            context: what a pack to be begun is of; None where none is.
+
+        Returns:
+            That context's number; 0 without one.
+        """
         try:
-            self._write(records)
+            return self._write(records, context)
         except BaseException:
             self._contexts.roll_back()
-            self._pack = None
             raise
 
-    def _write(self, records: Sequence[Record]) -> None:
-        store = self.store
-        first = self.first_row
+    def _write(self, records: Sequence[Record | PackedRows], context: LogContext | None) -> int:
+        store, pack, first = self.store, self._pack, self.first_row
         stop = self.next_row + sum([record.rows for record in records])
-        need = _pages(records, store.page_bytes)
+        need = self._pages(records)
         live = self._counters.live_pages + need  # at most: most rows share a page with others
         with store.env.begin(write=True, buffers=True) as txn:
             if live > self._budget_pages:
                 live, first = self._evict(txn, need)
-            self._note_disorder(txn, records)
-            self._put(txn, records, stop, first)
+            if pack.rows != pack.stored:
+                self._contexts.use(pack.header.context_number, pack.stop_row)
+                txn.put(row_key(pack.first_row), pack.value(), append=not pack.stored)
+            self._put(txn, records, stop)
+            number = context and self._contexts.number(txn, store.contexts, context, stop + 1)
         self._contexts.commit()
         if first != self.first_row:
             self._counters.evicted(self.first_row, first, self.uploaded_to)
             self.first_row = first
         self._counters.live_pages = live
         self.next_row = stop
+        pack.stored = pack.rows
+        if records or context or pack.size >= _GROWING_BYTES:
+            pack.clear()
+        return number or 0
 
-    def _put(self, txn: Txn, records: Sequence[Record], stop: int, first: int) -> None:
-        """Write records up to row ``stop``; rows before ``first`` are not there any more."""
-        contexts, row, most_bytes = self.store.contexts, self.next_row, self._most_packed_bytes
-        pack, self._pack = self._pack, None  # dropped where this fails
-        has_new = False  # rows of the pack that are to be written
-        if pack is not None and pack.first_row < first:
-            pack = None
+    def _put(self, txn: Txn, records: Sequence[Record | PackedRows], stop: int) -> None:
+        """Write records up to row ``stop``."""
+        contexts, row = self.store.contexts, self.next_row
         context, number = None, 0
         for record in records:
             if record.context is not context:  # answers of one run share theirs
                 context = record.context
                 number = self._contexts.number(txn, contexts, context, stop)
-            is_small = record.is_row and record.size < most_bytes
-            if pack is None or not (is_small and pack.add(record, row, number, most_bytes)):
-                if pack is not None and has_new:
-                    pack.put(txn)
-                pack = Pack(record, row, number) if is_small else None
-            has_new = is_small
-            if not is_small:
-                key = row_key(row)
-                txn.put(key, record.value(number), append=True)
-                for ending, column in record.large():
-                    txn.put(key + ending, column, append=True)
+            key = row_key(row)
+            txn.put(key, record.value(number), append=True)
+            for ending, column in record.large():
+                txn.put(key + ending, column, append=True)
             row += record.rows
-        if pack is not None and has_new:
-            pack.put(txn)
-        self._pack = pack
+
+    def _pages(self, records: Sequence[Record | PackedRows]) -> int:
+        """Pages that records and the open pack may take at most, with those of their keys."""
+        page_bytes, pack = self.store.page_bytes, self._pack
+        small, large = 0, 2
+        if pack.rows != pack.stored:
+            large += -(-(pack.size + _NODE_BYTES) // page_bytes)
+        for record in records:
+            size = record.size
+            if size < page_bytes // 2:
+                small += size + _NODE_BYTES
+            else:
+                large += -(-(size + _NODE_BYTES) // page_bytes) + record.value_count
+        return large + small // page_bytes
 
     def _evict(self, txn: Txn, need: int) -> tuple[int, int]:
         """Measure, and evict until there is room and a little more: live pages, first row."""
@@ -179,10 +249,12 @@ class RowWriter:
             excess = live - self._budget_pages
             if excess <= 0 or not evict(txn, excess + ahead, store.page_bytes):
                 break
-        oldest = first_row(txn)
-        first = self.next_row if oldest is None else oldest
-        self._contexts.forget(txn, store.contexts, first)
-        return live, first
+        oldest = first_row(txn.cursor())
+        if oldest is None:  # then what is about to be written is the oldest
+            pack = self._pack
+            oldest = self.next_row if pack.rows == pack.stored else pack.first_row
+        self._contexts.forget(txn, store.contexts, oldest)
+        return live, oldest
 
     def _evict_apart(self) -> None:
         """Give a full map room to breathe, in a transaction as small as can be."""
@@ -193,21 +265,16 @@ class RowWriter:
             store.env.begin(write=True, buffers=True) as txn,
         ):
             evict(txn, 1, store.page_bytes)
-            first = first_row(txn)
+            first = first_row(txn.cursor())
         if first is not None and first != self.first_row:
             self._counters.evicted(self.first_row, first, self.uploaded_to)
             self.first_row = first
 
-    def _note_disorder(self, txn: Txn, records: Sequence[Record]) -> None:
+    def _keep_disorder(self, step_back_ms: int) -> None:
         """Keep the largest step back of the clock: finding rows by time depends on it."""
-        store = self.store
-        for record in records:
-            step_back_ms = self._newest_ms - record.time_ms
-            if step_back_ms <= 0:
-                self._newest_ms = record.time_ms
-            elif step_back_ms > store.disorder_ms:
-                store.disorder_ms = step_back_ms
-                txn.put(_DISORDER_MS, step_back_ms.to_bytes(8, "big"), db=store.about)
+        with self.store.env.begin(write=True) as txn:
+            txn.put(_DISORDER_MS, step_back_ms.to_bytes(8, "big"), db=self.store.about)
+        self.store.disorder_ms = step_back_ms
 
     def mark_uploaded(self, row: int) -> None:
         """Note the row that an uploader sends next.
@@ -223,15 +290,3 @@ class RowWriter:
 def _mark(txn: Txn, store: Store, name: bytes) -> int | None:
     value = txn.get(name, db=store.about)
     return None if value is None else int.from_bytes(value, "big")
-
-
-def _pages(records: Sequence[Record], page_bytes: int) -> int:
-    """Pages that records may take at most, the ones that hold their keys included."""
-    small = large = 0
-    for record in records:
-        size = record.size
-        if size < page_bytes // 2:
-            small += size + _NODE_BYTES
-        else:
-            large += -(-(size + _NODE_BYTES) // page_bytes) + len(record.body)
-    return large + small // page_bytes + 2

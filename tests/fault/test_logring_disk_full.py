@@ -88,6 +88,29 @@ def test_a_full_disk_is_counted_and_keeping_resumes(disk):
     ring.close()
 
 
+def test_rows_that_came_one_by_one_stay_readable_on_a_full_disk(disk):
+    """The open pack is full and cannot become a value; nothing of it is lost meanwhile."""
+    ring = LogRing(disk / "log", 16 << 20, record_batch)
+    assert ring.append([numbered(0, 1)]) == 1
+    fill(disk)
+
+    row = 1
+    while ring.append([numbered(row, 1)]):
+        row += 1
+    ring.maintain()
+    assert everything(ring) == list(range(row))
+    assert ring.stats().rows_not_kept == {"disk": 1}
+    ring.close()
+
+    (disk / "filler").unlink()
+    ring = LogRing(disk / "log", 16 << 20, record_batch)
+    assert everything(ring) == list(range(row))
+    for more in range(5):
+        assert ring.append([numbered(row + more, 1)]) == 1
+    assert everything(ring) == list(range(row + 5))
+    ring.close()
+
+
 def test_a_log_that_starts_on_a_full_disk_begins_once_there_is_room(disk):
     fill(disk)
     ring = LogRing(disk / "log", 1 << 20, record_batch)

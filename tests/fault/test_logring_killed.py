@@ -7,7 +7,7 @@ import signal
 import sys
 
 import pytest
-from support.answers import numbered, numbers
+from support.answers import answer, numbered, numbers
 
 from engine.codecs.record_batch import record_batch
 from engine.logring import LogRing, PageQuery
@@ -18,14 +18,25 @@ KILLS = 100
 LIMIT_BYTES = 4 << 20  # small, so that every life of the child evicts as well
 
 
-def write_until_killed(folder, acknowledged):
+MIXED = ((1,), (1, 1, 3), (500,), (1, 5000, 1))
+ONE_BY_ONE = ((1,), (1,) * 16, (1,))  # these stay in the open pack
+
+
+def made(first, rows):
+    """An answer whose rows are told apart by their number; a row alone as from JSON."""
+    if rows > 1:
+        return numbered(first, rows)
+    return answer({"tensor": [[float(first), 0.5, 1.5, 2.5]]}, 1, has_literals=False)
+
+
+def write_until_killed(folder, acknowledged, sizes):
     """Append at full rate; after every append say how far the log goes."""
     ring = LogRing(folder, LIMIT_BYTES, record_batch)
     rows, turn = ring.stats().next_row, 0
     while True:
         answers = []
-        for size in ((1,), (1, 1, 3), (500,), (1, 5000, 1))[turn % 4]:
-            answers.append(numbered(rows, size))
+        for size in sizes[turn % len(sizes)]:
+            answers.append(made(rows, size))
             rows += size
         assert ring.append(answers) > 0
         acknowledged.send_bytes(rows.to_bytes(8, "big"))
@@ -50,9 +61,10 @@ def test_acknowledged_rows_survive_a_kill_at_any_moment(tmp_path, monkeypatch):
         ["pandas", "pytest", "support.answers", "engine.codecs.record_batch", "engine.logring"]
     )
     moments, known = random.Random(47), 0
-    for _ in range(KILLS):
+    for turn in range(KILLS):
         receiver, sender = context.Pipe(duplex=False)
-        child = context.Process(target=write_until_killed, args=(tmp_path / "log", sender))
+        sizes = (MIXED, ONE_BY_ONE)[turn % 2]
+        child = context.Process(target=write_until_killed, args=(tmp_path / "log", sender, sizes))
         child.start()
         sender.close()
         assert receiver.poll(timeout=30)

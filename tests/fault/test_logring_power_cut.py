@@ -56,7 +56,7 @@ def after_the_cut(folder, snapshots, luck):
     folder.mkdir()
     for name, last in snapshots[-1].items():
         data = last
-        if name == "data.mdb":
+        if name in {"data.mdb", "newest.rows"}:
             data = mixed([snapshot[name] for snapshot in snapshots], luck)
         elif name == "state.json":
             data = json.dumps({**json.loads(data), "boot": "the one before"}).encode()
@@ -65,6 +65,12 @@ def after_the_cut(folder, snapshots, luck):
 
 def everything(ring):
     return [n for batch, _ in ring.batches(PageQuery()) for n in numbers(batch)]
+
+
+def assert_goes_on_from(rows, synced):
+    """All that was synced is there, and what is there of later rows follows without a hole."""
+    assert rows[: len(synced)] == synced
+    assert rows == list(range(rows[0], rows[0] + len(rows)))
 
 
 @pytest.mark.parametrize("more_rows", [3, 200, 5_000])
@@ -86,7 +92,7 @@ def test_synced_rows_survive_any_mix_of_sectors(tmp_path, more_rows, seed):
     for _ in range(CUTS):
         after_the_cut(tmp_path / "disk", snapshots, luck)
         ring = LogRing(tmp_path / "disk", LIMIT_BYTES, record_batch)
-        assert everything(ring) == synced
+        assert_goes_on_from(everything(ring), synced)
         first = ring.stats().next_row
         assert first >= next_row, "a number is never given twice"
         assert ring.append([numbered(first, 3)]) == 3
@@ -111,7 +117,35 @@ def test_rows_survive_a_cut_in_the_first_second_after_a_start(tmp_path):
     for _ in range(CUTS):
         after_the_cut(tmp_path / "disk", snapshots, luck)
         ring = LogRing(tmp_path / "disk", LIMIT_BYTES, record_batch)
-        assert everything(ring) == closed
+        assert_goes_on_from(everything(ring), closed)
+        ring.close()
+
+
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_rows_that_came_one_by_one_since_the_last_sync(tmp_path, share):
+    """They are there where the disk has the pack as it was at some moment, and else none is."""
+    luck = random.Random(5)
+    writer = Writer(tmp_path / "log", 5)
+    for row in range(40):
+        assert writer.ring.append([numbered(row, 1)]) == 1
+        if row == 9:
+            writer.ring.maintain()
+            snapshots = [writer.files()]
+    snapshots.append(writer.files())
+    writer.ring.close()
+
+    for _ in range(CUTS):
+        after_the_cut(tmp_path / "disk", snapshots, luck)
+        packs = [snapshot["newest.rows"] for snapshot in snapshots]
+        sectors = [
+            luck.choices(packs, [1 - share, share])[0][at : at + SECTOR_BYTES]
+            for at in range(0, len(packs[0]), SECTOR_BYTES)
+        ]
+        (tmp_path / "disk" / "newest.rows").write_bytes(b"".join(sectors))
+        ring = LogRing(tmp_path / "disk", LIMIT_BYTES, record_batch)
+        kept = len(everything(ring))
+        assert everything(ring) == list(range(kept))
+        assert kept in {0.0: {10}, 0.5: {10, 40}, 1.0: {40}}[share]
         ring.close()
 
 
