@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     _Sums: TypeAlias = tuple[int, int, int]
 
-__all__ = ["IpcLimits", "check_stream", "stream_part"]
+__all__ = ["IpcLimits", "check_stream", "check_sums", "stream_part"]
 
 MAGIC: Final = b"ARROW1"
 CONTINUATION: Final = -1
@@ -142,12 +142,17 @@ def _walk(stream: memoryview, limits: IpcLimits) -> None:
         rows += declared[0]
         values += declared[1]
         decoded_bytes += declared[2]
-        _check_sums(rows, values, decoded_bytes, limits)
+        check_sums(rows, values, decoded_bytes, limits)
     if not messages:
         raise DecodeError("the Arrow data holds no message")
 
 
-def _check_sums(rows: int, values: int, decoded_bytes: int, limits: IpcLimits) -> None:
+def check_sums(rows: int, values: int, decoded_bytes: int, limits: IpcLimits) -> None:
+    """Refuse what is more than the limits.
+
+    Raises:
+        PayloadTooLargeError: which of them, and what to do.
+    """
     advice = "send several requests"
     if rows > limits.rows:
         raise PayloadTooLargeError(f"more than {limits.rows} rows: {advice}")

@@ -7,8 +7,7 @@ A run of a few microseconds takes no slot at all: to hand one over costs more th
 interpreter's lock, which such calls hold nearly all of their time, bounds them well enough.
 
 Rules that hold here:
-- A batch is checked before anything looks at a value: types by a whitelist, rows and bytes by
-  limits, then ``validate(full=True)``. Unvalidated Arrow data can crash the process.
+- A batch is checked before anything looks at a value, as ``FrameReader`` says.
 - The end of the stream means nothing: a killed client looks like one that is done. What counts is
   the answer to each batch.
 - Whether the client still waits is asked before a run, unless the run is tiny: gRPC looks at the
@@ -28,18 +27,17 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from engine.codecs.arrow_ipc import check_schema, row_shapes
+from engine.codecs.arrow_frame import FrameReader, first_line
 from engine.errors import (
     DeadlineExceededError,
     DecodeError,
     EngineError,
     InternalError,
-    PayloadTooLargeError,
 )
 from engine.flight.errors import CancelledError
 from engine.flight.reply import ReplyWriter
 from engine.request import InferRequest
-from engine.values import Frame, InferResult
+from engine.values import InferResult
 
 if TYPE_CHECKING:
     from typing import Any, Final
@@ -53,7 +51,6 @@ if TYPE_CHECKING:
     from engine.flight.reply import Part
     from engine.metrics import Metrics
     from engine.running import RunningPipeline
-    from engine.values import Column
 
 __all__ = ["FlightService", "InferCall"]
 
@@ -135,9 +132,7 @@ class InferCall:
             schema = reader.schema
         except (pa.ArrowException, OSError) as error:
             raise self._unreadable(error) from None
-        check_schema(schema, service.limits)
-        self._names: list[str] = schema.names
-        self._row_shapes = row_shapes(schema)
+        self._frames = FrameReader(schema, service.limits)
 
     def next_batch(self) -> pa.RecordBatch | None:
         """Wait for a batch; None at the end of the stream.
@@ -177,11 +172,9 @@ class InferCall:
         try:
             request = _BatchRequest(self._find_pipeline())
             request.context, request.turn = self._context, self._turn
-            request.size_bytes = self._check(batch)
-            columns: dict[str, Column] = {}
-            for index, name in enumerate(self._names):  # ``batch.columns`` takes 4 us longer
-                columns[name] = batch.column(index)
-            request.prepare(Frame(batch.num_rows, columns, row_shapes=self._row_shapes))
+            request.size_bytes = self._frames.check_size(batch)
+            self._frames.validate(batch)
+            request.prepare(self._frames.read(batch))
             result = self._run(request)
             parts = self._reply.write(result)
         except EngineError as error:
@@ -202,27 +195,6 @@ class InferCall:
             self._reply.use(pipeline.outputs)
             self._pipeline = pipeline
         return pipeline
-
-    def _check(self, batch: pa.RecordBatch) -> int:
-        """Refuse a batch that is too large or not sound; its size in bytes."""
-        limits = self._service.limits
-        if batch.num_rows > limits.rows:
-            raise PayloadTooLargeError(
-                f"a batch of {batch.num_rows} rows: at most {limits.rows} are accepted; send "
-                "several batches"
-            )
-        size_bytes: int = batch.get_total_buffer_size()
-        if size_bytes > limits.decoded_bytes:
-            raise PayloadTooLargeError(
-                f"a batch of {size_bytes} bytes: at most {limits.decoded_bytes} are accepted; "
-                "send several batches"
-            )
-        try:
-            batch.validate(full=True)
-        except pa.ArrowException as error:
-            text = str(error).partition("\n")[0][:300]
-            raise DecodeError(f"the batch is not valid Arrow data: {text}") from None
-        return size_bytes
 
     def _run(self, request: _BatchRequest) -> InferResult:
         service = self._service
@@ -267,8 +239,7 @@ class InferCall:
     def _unreadable(self, error: Any) -> Exception:  # noqa: ANN401 - pyarrow's own, untyped
         if self._context.is_cancelled():
             return CancelledError()
-        text = str(error).partition("\n")[0][:300]
-        return DecodeError(f"the stream cannot be read as Arrow data: {text}")
+        return DecodeError(f"the stream cannot be read as Arrow data: {first_line(error)}")
 
 
 def _result(request: InferRequest) -> InferResult:

@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.flight as fl
 
 from engine._proto.sagitta.flight.v1 import flight_pb2
-from engine.codecs.arrow_ipc import row_shapes
+from engine.codecs.arrow_frame import row_shapes
 from engine.codecs.output_batch import input_schema, output_schema
 from engine.codecs.record_batch import record_batch
 from engine.errors import NotFoundError, NotReadyError

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pytest
 from support.arrow import file_bytes, stream_bytes, vectors
 
-from engine.codecs.arrow_ipc import check_schema, read_arrow
+from engine.codecs.arrow_frame import check_schema
+from engine.codecs.arrow_ipc import read_arrow
 from engine.codecs.ipc_guard import IpcLimits, check_stream, stream_part
 from engine.errors import DecodeError, PayloadTooLargeError, SchemaMismatchError
 
