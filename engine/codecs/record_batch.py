@@ -233,11 +233,19 @@ def _list_array(array: pa.Array) -> pa.Array:
     if isinstance(array, pa.ExtensionArray):
         array = array.storage
     kind = array.type
-    if not pa.types.is_fixed_size_list(kind) or array.null_count:
+    if not pa.types.is_fixed_size_list(kind):
         return array
+    if array.null_count:
+        return array.cast(_list_type(kind))
     values = _list_array(list_values(array))
     item = pa.field("item", values.type)
     return equal_lists(values, len(array), kind.list_size, item)
+
+
+def _list_type(kind: pa.DataType) -> pa.DataType:
+    if not pa.types.is_fixed_size_list(kind):
+        return kind
+    return pa.list_(pa.field("item", _list_type(kind.value_type)))
 
 
 def _list_shape(column: Column) -> list[int | None]:

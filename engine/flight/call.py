@@ -192,7 +192,7 @@ class InferCall:
         if pipeline is not self._pipeline:
             if name is not None:
                 pipeline = plane.named(name)
-            self._reply.use(pipeline.outputs)
+            self._reply.use(pipeline.inputs, pipeline.outputs)
             self._pipeline = pipeline
         return pipeline
 

@@ -7,18 +7,20 @@ Rules that hold here:
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from engine._proto.sagitta.flight.v1 import flight_pb2
 from engine.codecs.output_batch import OutputWriter
-from engine.codecs.record_batch import record_batch
+from engine.codecs.record_batch import leaf_columns, record_batch
 from engine.errors import NotReadyError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from engine.codecs.dataset import Path
     from engine.flight.descriptors import Wanted
     from engine.values import InferResult, TensorSpec
 
@@ -39,11 +41,13 @@ class ReplyWriter:
         self._as_records = wanted.as_records
         self._max_bytes = wanted.max_reply_bytes
         self._outputs: OutputWriter | None = None
+        self._inputs: frozenset[str] = frozenset()
+        self._columns: list[Path] = []  # of a record
         self._sequence = 0
         self.schema: pa.Schema | None = None
 
-    def use(self, outputs: Sequence[TensorSpec]) -> None:
-        """Write results of a pipeline with these outputs from now on.
+    def use(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
+        """Write results of a pipeline with these inputs and outputs from now on.
 
         Raises:
             NotReadyError: the call's replies so far have others.
@@ -54,6 +58,7 @@ class ReplyWriter:
                 "the pipeline was replaced by one whose outputs differ: open a new stream"
             )
         self._outputs = writer
+        self._inputs = frozenset(spec.name for spec in inputs)
 
     def write(self, result: InferResult) -> list[Part]:
         """An answer as batches; sets ``schema``.
@@ -86,12 +91,25 @@ class ReplyWriter:
     def _record(self, result: InferResult) -> pa.RecordBatch:
         batch = record_batch(result)
         if self.schema is None:
-            self.schema = batch.schema
-        elif self.schema != batch.schema:
-            try:
-                batch = pa.RecordBatch.from_arrays(batch.columns, schema=self.schema)
-            except (pa.ArrowException, TypeError) as error:
-                raise NotReadyError(
-                    "the pipeline was replaced by one whose records differ: open a new stream"
-                ) from error
-        return batch
+            self.schema = _open_to_nulls(batch.schema, self._inputs)
+            self._columns = list(leaf_columns(batch))
+        if self.schema == batch.schema:
+            return batch
+        with contextlib.suppress(pa.ArrowException):
+            if self._columns == list(leaf_columns(batch)):  # a cast would add and drop columns
+                return batch.cast(self.schema)
+        raise NotReadyError(
+            "the pipeline was replaced by one whose records differ: open a new stream"
+        )
+
+
+def _open_to_nulls(schema: pa.Schema, inputs: frozenset[str]) -> pa.Schema:
+    """The schema of a record's stream: what no model reads may have nulls in a later batch."""
+    index = schema.get_field_index("in")
+    if index < 0:
+        return schema
+    leaves = [
+        leaf if leaf.name in inputs else leaf.with_nullable(True)
+        for leaf in schema.field(index).type
+    ]
+    return schema.set(index, schema.field(index).with_type(pa.struct(leaves)))

@@ -87,6 +87,32 @@ def test_outputs_alone_are_those_of_the_record(serving, model):
         assert repr(outputs[name].to_pylist()) == repr(out.field(index).to_pylist())
 
 
+@pytest.mark.parametrize(
+    ("kind", "first", "second"),
+    [
+        (pa.string(), "a", None),
+        (pa.string(), None, "a"),
+        (pa.list_(pa.float32(), 2), [1, 2], None),
+        (pa.list_(pa.float32(), 2), None, [1, 2]),
+        (pa.list_(pa.list_(pa.int8(), 1), 2), [[1], [2]], [[1], None]),
+    ],
+    ids=str,
+)
+def test_nulls_may_come_and_go_in_columns_that_no_model_reads(serving, kind, first, second):
+    client = connect(serving("linear", environ=FLIGHT))
+    batches = [
+        batch_of({"x": vectors([[1, 2, 3, 4]]), "note": pa.array([note], kind)})
+        for note in (first, second)
+    ]
+
+    replies = [reply for reply, _ in exchange(client, batches, RECORDS)]
+
+    assert [reply["in"][0].as_py()["note"] for reply in replies] == [first, second]
+    assert replies[0].schema.equals(replies[1].schema, check_metadata=True)
+    for reply in replies:
+        reply.validate(full=True)
+
+
 @pytest.mark.parametrize("rows", [0, 1, 3, 1000])
 def test_bits_are_those_of_the_model_alone(serving, rows):
     content = models.linear()
