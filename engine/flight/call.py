@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     from engine.codecs.ipc_guard import IpcLimits
     from engine.dataplane import DataPlane
     from engine.flight.descriptors import Wanted
-    from engine.flight.reply import Part
+    from engine.flight.reply import Reply
     from engine.metrics import Metrics
     from engine.running import RunningPipeline
 
@@ -158,11 +158,11 @@ class InferCall:
         """The schema of the replies; None before the first."""
         return self._reply.schema
 
-    def answer(self, batch: pa.RecordBatch) -> list[Part]:
+    def answer(self, batch: pa.RecordBatch) -> Reply:
         """Check a batch, run it, and write its answer.
 
         Returns:
-            What goes out, in order.
+            What goes out.
 
         Raises:
             EngineError: it cannot be answered.
@@ -176,14 +176,14 @@ class InferCall:
             self._frames.validate(batch)
             request.prepare(self._frames.read(batch))
             result = self._run(request)
-            parts = self._reply.write(result)
+            reply = self._reply.write(result)
         except EngineError as error:
             metrics.record_error(error.code)
             raise
         run_ns = sum(result.elapsed_ns) - result.elapsed_ns[0]
         latency_ns = time.monotonic_ns() - request.started_ns
         metrics.record(request.rows, latency_ns, request.queue_ns, run_ns)
-        return parts
+        return reply
 
     def _find_pipeline(self) -> RunningPipeline:
         """The pipeline that is served by now."""

@@ -32,6 +32,7 @@ __all__ = [
 ]
 
 MAX_REPLY_BYTES: Final = 3 << 20  # clients of other languages refuse messages above 4 MiB
+LEAST_REPLY_BYTES: Final = 4 << 10  # a part costs as much as a small batch
 MAX_COMMAND_BYTES: Final = 1 << 16
 EXPECTED: Final = (
     'expected is the path ["infer"], ["pipelines", NAME] or ["logs"], or a '
@@ -140,11 +141,12 @@ def _read_command(command: bytes) -> Wanted | flight_pb2.LogQuery:
     _parse(command, message, "command", EXPECTED)
     if message.HasField("log"):
         return message.log
-    return Wanted(
-        message.pipeline or None,
-        message.reply == flight_pb2.REPLY_RECORDS,
-        message.max_reply_bytes if message.HasField("max_reply_bytes") else MAX_REPLY_BYTES,
-    )
+    max_reply_bytes = MAX_REPLY_BYTES
+    if message.HasField("max_reply_bytes"):
+        wanted = message.max_reply_bytes
+        max_reply_bytes = max(wanted, LEAST_REPLY_BYTES) if wanted else 0
+    as_records = message.reply == flight_pb2.REPLY_RECORDS
+    return Wanted(message.pipeline or None, as_records, max_reply_bytes)
 
 
 def _parse(

@@ -8,6 +8,7 @@ Rules that hold here:
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -18,7 +19,7 @@ from engine.codecs.record_batch import leaf_columns, record_batch
 from engine.errors import NotReadyError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from engine.codecs.dataset import Path
     from engine.flight.descriptors import Wanted
@@ -26,7 +27,31 @@ if TYPE_CHECKING:
 
     Part = tuple[pa.RecordBatch, bytes]
 
-__all__ = ["ReplyWriter"]
+__all__ = ["Reply", "ReplyWriter"]
+
+
+@dataclasses.dataclass(slots=True)
+class Reply:
+    """An answer.
+
+    Attributes:
+        batch: all of it.
+        told: what the ``app_metadata`` of its parts tells.
+    """
+
+    batch: pa.RecordBatch
+    told: flight_pb2.BatchReply
+
+    def parts(self) -> Iterator[Part]:
+        """What goes out, in order; each part is made when it is asked for."""
+        told, parts, rows = self.told, self.told.parts, self.told.rows
+        if parts <= 1:
+            yield self.batch, told.SerializeToString()
+            return
+        for part in range(parts):
+            start, end = rows * part // parts, rows * (part + 1) // parts
+            told.part = part
+            yield self.batch.slice(start, end - start), told.SerializeToString()
 
 
 class ReplyWriter:
@@ -60,8 +85,8 @@ class ReplyWriter:
         self._outputs = writer
         self._inputs = frozenset(spec.name for spec in inputs)
 
-    def write(self, result: InferResult) -> list[Part]:
-        """An answer as batches; sets ``schema``.
+    def write(self, result: InferResult) -> Reply:
+        """An answer as it goes out; sets ``schema``.
 
         Raises:
             EngineError: the answer does not fit the reply.
@@ -75,18 +100,11 @@ class ReplyWriter:
         # what lies in memory is known at once, and never less than what is sent
         if self._max_bytes and rows > 1 and batch.get_total_buffer_size() > self._max_bytes:
             parts = min(-(-batch.nbytes // self._max_bytes), rows)
-        metadata = flight_pb2.BatchReply(
+        told = flight_pb2.BatchReply(
             sequence=self._sequence, rows=rows, parts=parts, elapsed_ns=result.elapsed_ns
         )
         self._sequence += 1
-        if parts <= 1:
-            return [(batch, metadata.SerializeToString())]
-        divided: list[Part] = []
-        for part in range(parts):
-            start, end = rows * part // parts, rows * (part + 1) // parts
-            metadata.part = part
-            divided.append((batch.slice(start, end - start), metadata.SerializeToString()))
-        return divided
+        return Reply(batch, told)
 
     def _record(self, result: InferResult) -> pa.RecordBatch:
         batch = record_batch(result)

@@ -2,7 +2,8 @@
 
 Rules that hold here:
 - A key is random and fetches once. What is not fetched in time is dropped.
-- The answers that wait are bounded by their bytes; more are refused at once.
+- The answers that wait are bounded by the memory that they take, which for small ones is what
+  describes them, until they are sent; more are refused at once.
 """
 
 from __future__ import annotations
@@ -15,23 +16,31 @@ from typing import TYPE_CHECKING
 from engine.errors import NotFoundError, OverloadedError
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+    from typing import Final
+
     import pyarrow as pa
 
-    Parts = list[tuple[pa.RecordBatch, bytes]]
+    from engine.flight.reply import Part, Reply
 
 __all__ = ["Results"]
 
+COLUMN_BYTES: Final = 1 << 10  # that an answer's column takes, and the answer, besides its values
+
 
 class _Waiting:
-    def __init__(self, deadline_s: float) -> None:
-        self.schema: pa.Schema | None = None
-        self.parts: Parts = []
+    def __init__(self) -> None:
+        self.replies: list[Reply] = []
         self.size_bytes = 0
-        self.deadline_s = deadline_s
+        self.deadline_s = 0.0
 
 
 class Results:
-    """The answers that wait; every method may be called from any thread."""
+    """The answers that wait; every method may be called from any thread.
+
+    Attributes:
+        fetching: how many keys' answers are being sent.
+    """
 
     def __init__(self, max_bytes: int, timeout_s: float) -> None:
         """Hold nothing yet.
@@ -42,17 +51,17 @@ class Results:
         """
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
-        self._lock = threading.Lock()  # guards the two fields below
+        self._lock = threading.RLock()  # guards the fields below; a stream may end anywhere
         self._waiting: dict[bytes, _Waiting] = {}
         self._held_bytes = 0
+        self.fetching = 0
 
-    def add(self, key: bytes | None, schema: pa.Schema, parts: Parts) -> bytes:
+    def add(self, key: bytes | None, reply: Reply) -> bytes:
         """Hold an answer.
 
         Args:
             key: where earlier answers of the same call are; None for the first.
-            schema: of the batches.
-            parts: batches with their ``app_metadata``.
+            reply: the answer.
 
         Returns:
             The key that fetches it.
@@ -60,7 +69,9 @@ class Results:
         Raises:
             OverloadedError: too much is waiting.
         """
-        size_bytes = sum(batch.get_total_buffer_size() + len(text) for batch, text in parts)
+        batch = reply.batch
+        columns = 1 + sum(1 + kind.num_fields for kind in batch.schema.types)
+        size_bytes = batch.get_total_buffer_size() + columns * COLUMN_BYTES
         now_s = time.monotonic()
         with self._lock:
             self._drop_expired(now_s)
@@ -71,17 +82,19 @@ class Results:
                 )
             waiting = self._waiting.get(key) if key is not None else None
             if waiting is None or key is None:
-                key, waiting = secrets.token_bytes(16), _Waiting(now_s)
+                key, waiting = secrets.token_bytes(16), _Waiting()
                 self._waiting[key] = waiting
-            waiting.schema = schema
-            waiting.parts.extend(parts)
+            waiting.replies.append(reply)
             waiting.size_bytes += size_bytes
             waiting.deadline_s = now_s + self._timeout_s
             self._held_bytes += size_bytes
             return key
 
-    def fetch(self, key: bytes) -> tuple[pa.Schema, Parts]:
+    def fetch(self, key: bytes) -> tuple[pa.Schema, Iterator[Part]]:
         """The answers of a key, which is forgotten.
+
+        Returns:
+            Their schema, and their parts; what they take is held until these are gone.
 
         Raises:
             NotFoundError: there are none: fetched already, or too late.
@@ -94,8 +107,20 @@ class Results:
                     "no answers wait under this ticket: a ticket fetches once, and within "
                     f"{self._timeout_s:g} s (REQUEST_TIMEOUT_S)"
                 )
-            self._held_bytes -= waiting.size_bytes
-            return waiting.schema, waiting.parts
+            self.fetching += 1
+        sending = self._send(waiting)
+        return next(sending), sending  # parts from here on
+
+    def _send(self, waiting: _Waiting) -> Generator[Part | pa.Schema]:
+        """The schema, then the parts; begun at once, so that its end is sure to be seen."""
+        try:
+            yield waiting.replies[0].batch.schema
+            for reply in waiting.replies:
+                yield from reply.parts()
+        finally:
+            with self._lock:
+                self.fetching -= 1
+                self._held_bytes -= waiting.size_bytes
 
     def _drop_expired(self, now_s: float) -> None:
         for key in [k for k, waiting in self._waiting.items() if waiting.deadline_s < now_s]:

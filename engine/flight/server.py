@@ -41,9 +41,9 @@ if TYPE_CHECKING:
     from typing import Final
 
     from engine.flight.call import FlightService
+    from engine.flight.reply import Part, Reply
     from engine.tokens import TokenFile
 
-    Part = tuple[pa.RecordBatch, bytes]
 
 __all__ = ["FlightServer"]
 
@@ -126,7 +126,7 @@ class FlightServer(fl.FlightServerBase):
         """
         self._admission.is_closed = self._is_stopping = True
         deadline_s = time.monotonic() + grace_s
-        while any(call.is_busy for call in tuple(self._calls)) and time.monotonic() < deadline_s:
+        while self._is_answering() and time.monotonic() < deadline_s:
             time.sleep(0.01)
         thread = threading.Thread(target=self.shutdown, name="flight-stop", daemon=True)
         thread.start()
@@ -145,12 +145,12 @@ class FlightServer(fl.FlightServerBase):
         with self._call(context, descriptor, reader) as call:
             is_begun = False
             while (batch := call.next_batch()) is not None:
-                parts = self._answer(call, batch)
+                reply = self._answer(call, batch)
                 try:
                     if not is_begun:
                         writer.begin(call.schema)
                         is_begun = True
-                    for part, metadata in parts:
+                    for part, metadata in reply.parts():
                         writer.write_with_metadata(part, metadata)
                 except WRITE_ERRORS:
                     raise CancelledError from None
@@ -165,30 +165,27 @@ class FlightServer(fl.FlightServerBase):
     ) -> None:
         """Batches in; for each, once it is answered, a PutReply with the ticket of the answers."""
         with self._call(context, descriptor, reader) as call:
-            key, sequence = None, 0
+            key = None
             while (batch := call.next_batch()) is not None:
-                parts = self._answer(call, batch)
-                key = self._results.add(key, call.schema, parts)
-                told = flight_pb2.BatchReply.FromString(parts[0][1])
-                reply = flight_pb2.PutReply(
-                    sequence=sequence,
-                    rows=told.rows,
-                    elapsed_ns=told.elapsed_ns,
+                reply = self._answer(call, batch)
+                key = self._results.add(key, reply)
+                told = flight_pb2.PutReply(
+                    sequence=reply.told.sequence,
+                    rows=reply.told.rows,
+                    elapsed_ns=reply.told.elapsed_ns,
                     ticket=write_ticket(key),
                 )
                 try:
-                    writer.write(reply.SerializeToString())
+                    writer.write(told.SerializeToString())
                 except WRITE_ERRORS:
                     raise CancelledError from None
-                sequence += 1
 
     @guarded
     def do_get(self, context: fl.ServerCallContext, ticket: fl.Ticket) -> fl.FlightDataStream:
         """The answers of a DoPut, once; or rows of the log."""
         wanted = read_ticket(ticket)
         if isinstance(wanted, bytes):
-            schema, parts = self._results.fetch(wanted)
-            return fl.GeneratorStream(schema, iter(parts))
+            return fl.GeneratorStream(*self._results.fetch(wanted))
         log = self._catalog.log_stream(wanted)
         batches = self._while_awaited(context, log.batches())
         return fl.GeneratorStream(log.schema, guarded_batches(batches))
@@ -251,7 +248,10 @@ class FlightServer(fl.FlightServerBase):
             call.is_busy = False
             self._calls.discard(call)
 
-    def _answer(self, call: InferCall, batch: pa.RecordBatch) -> list[Part]:
+    def _is_answering(self) -> bool:
+        return self._results.fetching > 0 or any(call.is_busy for call in tuple(self._calls))
+
+    def _answer(self, call: InferCall, batch: pa.RecordBatch) -> Reply:
         if self._is_stopping:
             raise ShuttingDownError("the engine is stopping and takes no new batches")
         return call.answer(batch)

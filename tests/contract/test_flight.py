@@ -310,8 +310,10 @@ def test_large_replies_come_in_numbered_parts(serving):
 
     divided, parts = within(20_000)
     undivided, one = within(0)
-    assert (told.parts, parts.parts, one.parts) == (1, 4, 1)
+    smallest, most = within(1)  # a part for each row would cost more than its rows
+    assert (told.parts, parts.parts, one.parts, most.parts) == (1, 4, 1, 20)
     assert divided.equals(whole)
+    assert smallest.equals(whole)
     assert undivided.equals(whole)
 
 

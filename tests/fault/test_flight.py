@@ -115,6 +115,24 @@ def test_tables_over_a_limit_are_refused(serving, what):
     assert body["code"] == (400 if what == "type" else 413)
 
 
+def test_a_reply_in_many_parts_is_not_held_as_many(serving):
+    """Of a reply in 2,048 parts the engine has one at a time; all of them took some 700 B a row."""
+    engine = serving("linear", environ=FLIGHT)
+    values = pa.array(np.zeros(4 << 20, np.float32))
+    batch = pa.record_batch({"x": pa.FixedSizeListArray.from_arrays(values, 4)})
+    is_well(engine)
+    before = engine.peak_rss_bytes()
+
+    writer, reader = connect(engine).do_exchange(
+        fl.FlightDescriptor.for_command(b'{"max_reply_bytes":1}')
+    )
+    writer.begin(batch.schema)
+    writer.write_batch(batch)
+    assert reader.read_chunk().data.num_rows == 512
+    assert engine.peak_rss_bytes() - before < 128 * MIB
+    reader.cancel()
+
+
 def test_metadata_without_rows_is_passed_over(serving):
     client = connect(serving("linear", environ=FLIGHT))
     writer, reader = client.do_exchange(INFER)
