@@ -2,6 +2,7 @@
 
 Arrow Flight gives every call a thread, without a limit of its own; a call that is one too many is
 refused here at once. The count goes down when a call ends in any way, a killed client's included.
+Streams may stay open for ever: whether their token still holds is asked again for every batch.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from engine.flight.errors import flight_error
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from typing import Final
 
     from engine.metrics import Metrics
     from engine.tokens import TokenFile
 
-__all__ = ["Admission"]
+__all__ = ["NAME", "Admission", "Admitted"]
+
+NAME: Final = "admission"
 
 
 class Admission(fl.ServerMiddlewareFactory):
@@ -47,13 +51,21 @@ class Admission(fl.ServerMiddlewareFactory):
     ) -> fl.ServerMiddleware:
         """Admit a call, or raise what refuses it."""
         try:
-            if self._tokens is not None:
-                self._tokens.check(_last(headers.get("authorization")))
+            admitted = Admitted(self, _last(headers.get("authorization")))
+            admitted.check()
             self._enter()
         except EngineError as error:
-            self._metrics.record_error(error.code)
-            raise flight_error(error) from None
-        return _Admitted(self)
+            raise flight_error(error, self._metrics) from None
+        return admitted
+
+    def check(self, authorization: bytes) -> None:
+        """Refuse who has no accepted token.
+
+        Raises:
+            UnauthorizedError: none, or none any more.
+        """
+        if self._tokens is not None:
+            self._tokens.check(authorization)
 
     def leave(self) -> None:
         """A call has ended."""
@@ -75,12 +87,28 @@ class Admission(fl.ServerMiddlewareFactory):
             self._metrics.flight_calls = self._calls
 
 
-class _Admitted(fl.ServerMiddleware):
+class Admitted(fl.ServerMiddleware):
     """One admitted call."""
 
-    def __init__(self, admission: Admission) -> None:
+    def __init__(self, admission: Admission, authorization: bytes) -> None:
+        """Take what the call's header ``authorization`` says."""
         super().__init__()
         self._admission = admission
+        self._authorization = authorization
+
+    @staticmethod
+    def of(context: fl.ServerCallContext) -> Admitted:
+        """What has admitted a call."""
+        admitted: Admitted = context.get_middleware(NAME)
+        return admitted
+
+    def check(self) -> None:
+        """Whether the caller is still welcome: a call may outlive its token.
+
+        Raises:
+            UnauthorizedError: its token is accepted no more.
+        """
+        self._admission.check(self._authorization)
 
     def call_completed(self, exception: Exception | None) -> None:
         """The call has ended, in whatever way."""

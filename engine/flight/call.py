@@ -47,6 +47,7 @@ if TYPE_CHECKING:
     from engine.batching.line import Line
     from engine.codecs.ipc_guard import IpcLimits
     from engine.dataplane import DataPlane
+    from engine.flight.admission import Admitted
     from engine.flight.descriptors import Wanted
     from engine.flight.reply import Reply
     from engine.metrics import Metrics
@@ -103,6 +104,7 @@ class InferCall:
         self,
         service: FlightService,
         context: fl.ServerCallContext,
+        admitted: Admitted,
         wanted: Wanted,
         reader: fl.MetadataRecordBatchReader,
     ) -> None:
@@ -111,6 +113,7 @@ class InferCall:
         Args:
             service: what all calls share.
             context: of the call.
+            admitted: says whether its token still holds.
             wanted: what its descriptor says.
             reader: of its batches.
 
@@ -120,6 +123,7 @@ class InferCall:
         """
         self._service = service
         self._context = context
+        self._admitted = admitted
         self._wanted = wanted
         self._reader = reader
         self._pipeline: RunningPipeline | None = None
@@ -168,21 +172,17 @@ class InferCall:
             EngineError: it cannot be answered.
             CancelledError: nobody waits for its answer.
         """
-        metrics = self._service.metrics
-        try:
-            request = _BatchRequest(self._find_pipeline())
-            request.context, request.turn = self._context, self._turn
-            request.size_bytes = self._frames.check_size(batch)
-            self._frames.validate(batch)
-            request.prepare(self._frames.read(batch))
-            result = self._run(request)
-            reply = self._reply.write(result)
-        except EngineError as error:
-            metrics.record_error(error.code)
-            raise
+        self._admitted.check()
+        request = _BatchRequest(self._find_pipeline())
+        request.context, request.turn = self._context, self._turn
+        request.size_bytes = self._frames.check_size(batch)
+        self._frames.validate(batch)
+        request.prepare(self._frames.read(batch))
+        result = self._run(request)
+        reply = self._reply.write(result)
         run_ns = sum(result.elapsed_ns) - result.elapsed_ns[0]
         latency_ns = time.monotonic_ns() - request.started_ns
-        metrics.record(request.rows, latency_ns, request.queue_ns, run_ns)
+        self._service.metrics.record(request.rows, latency_ns, request.queue_ns, run_ns)
         return reply
 
     def _find_pipeline(self) -> RunningPipeline:

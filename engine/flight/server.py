@@ -23,7 +23,7 @@ import pyarrow.flight as fl
 
 from engine._proto.sagitta.flight.v1 import flight_pb2
 from engine.errors import ShuttingDownError, StartupError
-from engine.flight.admission import Admission
+from engine.flight.admission import NAME, Admission, Admitted
 from engine.flight.call import InferCall
 from engine.flight.catalog import ACTIONS, Catalog
 from engine.flight.descriptors import (
@@ -81,9 +81,10 @@ class FlightServer(fl.FlightServerBase):
         Raises:
             StartupError: the port is taken, or a TLS file cannot be used.
         """
+        self.metrics = service.metrics
         self._service = service
         self._catalog = Catalog(service.plane, partition)
-        self._admission = Admission(max_calls, tokens, service.metrics)
+        self._admission = Admission(max_calls, tokens, self.metrics)
         self._results = Results(max_held_bytes, service.request_timeout_s)
         self._calls: set[InferCall] = set()  # changed by single set operations only
         self._is_stopping = False
@@ -98,7 +99,7 @@ class FlightServer(fl.FlightServerBase):
                     options["root_certificates"] = tls[2].read_bytes()
             super().__init__(
                 f"grpc{'+tls' if tls else ''}://{address}:{port}",
-                middleware={"admission": self._admission},
+                middleware={NAME: self._admission},
                 **options,
             )
         except (OSError, pa.ArrowException) as error:
@@ -111,7 +112,7 @@ class FlightServer(fl.FlightServerBase):
     @property
     def open_calls(self) -> int:
         """Calls that go on, idle streams included."""
-        return self._service.metrics.flight_calls
+        return self.metrics.flight_calls
 
     def stop(self, grace_s: float) -> bool:
         """Refuse what comes, let what is being answered end, and stop listening.
@@ -188,7 +189,7 @@ class FlightServer(fl.FlightServerBase):
             return fl.GeneratorStream(*self._results.fetch(wanted))
         log = self._catalog.log_stream(wanted)
         batches = self._while_awaited(context, log.batches())
-        return fl.GeneratorStream(log.schema, guarded_batches(batches))
+        return fl.GeneratorStream(log.schema, guarded_batches(batches, self.metrics))
 
     def get_schema(
         self, _context: fl.ServerCallContext, descriptor: fl.FlightDescriptor
@@ -197,7 +198,7 @@ class FlightServer(fl.FlightServerBase):
         try:
             return fl.SchemaResult(self._catalog.schema(read_descriptor(descriptor)))
         except Exception as error:  # noqa: BLE001 - see the module's first rule
-            raise schema_error(error) from None
+            raise schema_error(error, self.metrics) from None
 
     @guarded
     def get_flight_info(
@@ -226,7 +227,9 @@ class FlightServer(fl.FlightServerBase):
         self, context: fl.ServerCallContext, batches: Iterator[Part]
     ) -> Iterator[Part]:
         """Batches for as long as the client waits and the engine does not stop."""
+        admitted = Admitted.of(context)
         for part in batches:
+            admitted.check()
             if self._is_stopping:
                 raise ShuttingDownError("the engine is stopping: go on later from the last batch")
             if context.is_cancelled():
@@ -240,7 +243,8 @@ class FlightServer(fl.FlightServerBase):
         descriptor: fl.FlightDescriptor,
         reader: fl.MetadataRecordBatchReader,
     ) -> Iterator[InferCall]:
-        call = InferCall(self._service, context, read_infer_descriptor(descriptor), reader)
+        wanted = read_infer_descriptor(descriptor)
+        call = InferCall(self._service, context, Admitted.of(context), wanted, reader)
         self._calls.add(call)
         try:
             yield call

@@ -201,6 +201,35 @@ def test_hostile_28_no_failure_shows_the_inside(serving):
             assert private not in str(refused.value)
 
 
+def test_every_refusal_is_counted(serving, tmp_path):
+    """Whichever call it was, and however far the call had come."""
+    engine = serving("linear", environ={**FLIGHT, "FLIGHT_MAX_STREAMS": "3"}, name="counted")
+    client = connect(engine)
+    text = pa.record_batch({"x": pa.array(["a"])})
+    strange = pa.record_batch({"x": pa.nulls(1)})
+    nowhere = fl.FlightDescriptor.for_path("nowhere")
+    calls = {
+        "schema_mismatch": [
+            lambda: exchange(client, [text]),
+            lambda: exchange(client, [strange]),
+        ],
+        "not_found": [
+            lambda: exchange(client, [BATCH], nowhere),
+            lambda: client.get_flight_info(nowhere),
+            lambda: client.get_schema(nowhere),
+            lambda: client.do_get(fl.Ticket(b"\x0a\x01x")).read_all(),
+            lambda: list(client.do_action("nothing")),
+        ],
+        "decode_error": [lambda: client.do_get(fl.Ticket(b"\x12\xff")).read_all()],
+    }
+
+    for code, refused in calls.items():
+        for call in refused:
+            with pytest.raises((fl.FlightError, pa.ArrowException)):
+                call()
+        assert engine.metrics()[f'sagitta_errors_total{{code="{code}"}}'] == len(refused)
+
+
 # 29, 30, 31: streams over the limit, and those whose clients die
 
 
@@ -652,6 +681,32 @@ def test_hostile_35_every_call_needs_a_token(serving, tmp_path, token):
     accepted = every_call(connect(engine), bearing(b"right"))
     assert accepted["DoExchange"]()[0][0].to_pylist() == ANSWER
     assert accepted["DoAction"]()[0].body.to_pybytes() == b"\n"
+
+
+def test_a_token_that_is_taken_back_ends_the_streams_that_it_opened(engine_process, tmp_path):
+    tokens = tmp_path / "tokens"
+    tokens.write_text("first\nsecond\n")
+    environ = {**FLIGHT, "API_TOKEN_FILE": str(tokens)}
+    folder = models.write_pipeline(tmp_path, models.linear())
+    engine = engine_process(PIPELINE_URL=str(folder), **environ).ready()
+    streams = [connect(engine).do_exchange(INFER, bearing(who)) for who in (b"first", b"second")]
+    for writer, _ in streams:
+        writer.begin(BATCH.schema)
+
+    def ask(writer, reader):
+        writer.write_batch(BATCH)
+        return reader.read_chunk().data.to_pylist()
+
+    assert [ask(*stream) for stream in streams] == [ANSWER, ANSWER]
+    tokens.write_text("second\n")
+
+    def ask_for_long():
+        until(lambda: ask(*streams[0]) != ANSWER)
+
+    body, error = refusal(ask_for_long)
+    assert (body["code"], "bearer token is required" in body["error"]) == (401, True)
+    assert isinstance(error, fl.FlightUnauthenticatedError)
+    assert ask(*streams[1]) == ANSWER
 
 
 # 36: two gRPC libraries in one process
