@@ -147,11 +147,19 @@ class Line(Generic[EntryT]):
             return False
 
     def abandon(self, entry: EntryT) -> bool:
-        """Stop waiting for an entry's turn; False where its thread was given a batch to run."""
+        """Stop waiting for an entry's turn; False where its thread was given a batch to run.
+
+        Its room is free at once: who gives up again and again must not keep others out.
+        """
         with self._lock:
             if entry.batch is not None:
                 return False
             entry.is_abandoned = True
+            if entry in self._entries:
+                self._entries.remove(entry)
+                self._leave(entry)
+                if self._free:  # whoever is the first now need not be held back
+                    self._wake.notify()
             return True
 
     def close(self, timeout_s: float) -> bool:
@@ -214,11 +222,8 @@ class Line(Generic[EntryT]):
 
     def _next_leader(self) -> EntryT | None:
         """The first entry, where its own thread waits for it and it need not be held back."""
-        while self._entries and self._entries[0].is_abandoned:
-            self._leave(self._entries.popleft())
-        if not self._entries or self._entries[0].turn is None or self._hold_ns() > 0:
-            return None
-        return self._entries[0]
+        first = self._entries[0]
+        return None if first.turn is None or self._hold_ns() > 0 else first
 
     def _hold_ns(self) -> int:
         """How long the first entry is still to be held back."""
@@ -249,9 +254,7 @@ class Line(Generic[EntryT]):
         passed: list[EntryT] = []
         while entries and rows < policy.max_rows and len(passed) < LOOK_AHEAD:
             entry = entries.popleft()
-            if entry.is_abandoned:
-                self._leave(entry)
-            elif entry.policy is None or entry.key != first.key:
+            if entry.policy is None or entry.key != first.key:
                 passed.append(entry)
             elif rows + entry.rows > policy.max_rows:
                 passed.append(entry)

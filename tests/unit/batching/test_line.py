@@ -124,12 +124,25 @@ def test_gone_entries_take_no_place(line, gate):
     for one in (first, gone, stays):
         line.submit(one)
     assert line.abandon(gone)
+    assert line.waiting == (2, 1, 20)  # others may have its room before a slot is free
 
     gate.open()
     gate.wait()
 
     assert gate.batches[1] == [first, stays]
     assert line.waiting == (0, 0, 0)
+    assert line.abandon(first)  # it is being run: its caller waits no more
+
+
+def test_who_stood_behind_a_gone_entry_that_was_held_is_run(line, gate):
+    gone, next_one = held(1), entry()
+    line.submit(gone)
+    line.submit(next_one)
+
+    assert line.abandon(gone)
+    gate.wait()
+
+    assert gate.batches == [[next_one]]
 
 
 def test_a_slot_is_for_one_at_a_time(gate):
