@@ -72,26 +72,29 @@ class FrameReader:
 
         Raises:
             PayloadTooLargeError: it has more rows, values or bytes than the limits.
+            DecodeError: it is not valid Arrow data.
         """
         limits, rows = self._limits, batch.num_rows
-        values = rows * self._row_values
-        for index in self._open:
-            values += _count_values(batch.column(index))
         size_bytes: int = batch.get_total_buffer_size()
         counted_bytes = size_bytes
         if size_bytes * len(self._names) > limits.decoded_bytes:  # columns may share their buffers
-            counted_bytes = max(size_bytes, batch.nbytes)
+            counted_bytes = sum(map(_size_bytes, batch.columns))
+        values = rows * self._row_values
+        if self._open:
+            self.validate(batch, full=False)  # a length may be anything until then
+        for index in self._open:
+            values += _count_values(batch.column(index))
         check_sums(rows, values, counted_bytes, limits)
         return size_bytes
 
-    def validate(self, batch: pa.RecordBatch) -> None:
-        """Refuse a batch that is not sound.
+    def validate(self, batch: pa.RecordBatch, *, full: bool = True) -> None:
+        """Refuse a batch that is not sound; without ``full``, whose values cannot be where it says.
 
         Raises:
             DecodeError: it is not valid Arrow data.
         """
         try:
-            batch.validate(full=True)
+            batch.validate(full=full)
         except pa.ArrowException as error:
             raise DecodeError(f"the Arrow data cannot be read: {first_line(error)}") from None
 
@@ -168,6 +171,10 @@ def _values_per_row(kind: pa.DataType) -> int | None:
         values += lists
         kind = kind.value_type
     return values
+
+
+def _size_bytes(column: pa.Array) -> int:
+    return sum(buffer.size for buffer in column.buffers() if buffer is not None)
 
 
 def _count_values(column: pa.Array) -> int:

@@ -2,10 +2,11 @@
 
 import pyarrow as pa
 import pytest
+from support.arrow import stream_bytes
 
 from engine.codecs.arrow_frame import FrameReader
 from engine.codecs.ipc_guard import IpcLimits
-from engine.errors import PayloadTooLargeError
+from engine.errors import DecodeError, PayloadTooLargeError
 
 LISTS = pa.array([[1, 2, 3], []], pa.list_(pa.int8()))
 IMAGES = pa.array([[[1, 2]], [[3, 4]]], pa.list_(pa.list_(pa.int8(), 2), 1))
@@ -48,6 +49,17 @@ def test_columns_that_share_their_buffers_are_counted_one_by_one():
     text = pa.array(["x" * 1000])
     batch = pa.record_batch([text, text, text], names=["a", "b", "c"])
 
-    FrameReader(batch.schema, IpcLimits(decoded_bytes=4000)).check_size(batch)
+    FrameReader(batch.schema, IpcLimits(decoded_bytes=3024)).check_size(batch)
     with pytest.raises(PayloadTooLargeError, match="more than 2000 bytes"):
         FrameReader(batch.schema, IpcLimits(decoded_bytes=2000)).check_size(batch)
+
+
+def test_a_length_below_zero_is_found_before_it_is_asked_for():
+    sent = stream_bytes({"a": pa.array([[1] * 77], pa.list_(pa.int16()))})
+    length = (77).to_bytes(8, "little")
+    assert length in sent
+    forged = sent.replace(length, (-1).to_bytes(8, "little", signed=True), 1)
+    batch = pa.ipc.open_stream(forged).read_next_batch()
+
+    with pytest.raises(DecodeError, match="length is negative"):
+        FrameReader(batch.schema).check_size(batch)
