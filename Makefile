@@ -21,8 +21,10 @@ run: $(VENV)/.runtime
 	@PIPELINE_URL=oci-layout:$(EXAMPLE)/pipeline:v1 HTTP_PORT=$(HTTP_PORT) METRICS_PORT=$(METRICS_PORT) \
 		exec $(BIN)/sagitta serve
 
+# Three workers on two cores: tests wait for engines. A file's tests share engines and stay together;
+# the files go out as they come, folders of long ones first, so that quick ones fill the end.
 test: $(VENV)/.development
-	$(BIN)/pytest -n 2 --dist loadfile
+	$(BIN)/pytest -n 3 --dist loadfile --no-loadscope-reorder
 
 check: $(VENV)/.development
 	$(BIN)/ruff check .

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from support import models
-from support.engine import Engine
+from support.engine import Engine, stop_all
 
 DEFAULT_GOLDEN = Path(__file__).parents[2] / "shared" / "golden"
 
@@ -17,19 +17,6 @@ def golden():
     if not folder.is_dir():
         pytest.skip(f"no golden data at {folder} (SAGITTA_GOLDEN)")
     return folder
-
-
-def stop_all(engines):
-    """End every engine that a test has left running; then complain of the first bad end."""
-    failures = []
-    for engine in engines:
-        if engine.process.returncode is None:
-            try:
-                engine.stop()
-            except Exception as failure:  # noqa: BLE001 - the other engines must end too
-                failures.append(failure)
-    if failures:
-        raise failures[0]
 
 
 @pytest.fixture

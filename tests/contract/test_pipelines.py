@@ -13,7 +13,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import flight
 from support import models
-from support.engine import DEADLINE_S, RECORDS, Engine
+from support.engine import DEADLINE_S, RECORDS, Engine, stop_all
 
 MISSING = ({"variable": None}, {"y": None})
 SHOW_ALL = "/infer?dataset[]=*"
@@ -35,8 +35,7 @@ def serve(tmp_path_factory):
         return running[key].ready()
 
     yield get
-    for engine in running.values():
-        engine.stop()
+    stop_all(running.values())
 
 
 def golden_pipeline(golden, name):

@@ -12,7 +12,7 @@ from support.engine import Engine, inference_head
 
 ROW = b'[{"x": [1]}]'
 ROW4 = b'[{"x": [1, 2, 3, 4]}]'
-LONG = 1_500_000  # steps of the slow model: some 2 s
+LONG = 1_000_000  # steps of the slow model: more than a second
 
 
 def slow_request(steps=LONG):
@@ -96,14 +96,14 @@ def test_a_run_that_does_not_end_cannot_hold_the_stop_up(slow_engine):
 @pytest.mark.slow
 def test_a_run_that_does_not_end_is_left_before_a_runtime_kills(slow_engine):
     """The grace counts once, from the signal, for connections, threads and log together."""
-    engine = slow_engine(SHUTDOWN_GRACE_S="8")
+    engine = slow_engine(SHUTDOWN_GRACE_S="5")
     with engine.connect() as wire:
         wire.send(slow_request(100_000_000))
         engine.until_metric("sagitta_slots_busy", 1)
 
         engine.terminate()
 
-        assert engine.wait(deadline_s=12) == 0  # twice the grace is over after 15 s
+        assert engine.wait(deadline_s=9) == 0  # twice the grace is over after 10 s
 
 
 def test_a_short_grace_is_enough_where_nothing_is_open(pipeline, engine_process):

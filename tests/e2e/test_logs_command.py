@@ -14,6 +14,8 @@ import pytest
 from support import models
 from support.engine import DEADLINE_S, ROOT
 
+from engine.__main__ import main
+
 CHECK = {
     "Alias": [
         {
@@ -34,26 +36,33 @@ CHECK = {
 }
 
 
+LOG = {"LOCAL_INFERENCE_STORAGE": "1Mi", "PLATEAU_PAGE_SIZE": "10"}
+
+
+@pytest.fixture(scope="module")
+def engine(serving, tmp_path_factory):
+    """An engine with a log of five rows in three requests, which tests read only."""
+    folder = tmp_path_factory.mktemp("persist")
+    return with_five_rows(serving("linear", environ={**LOG, "PERSIST_DIR": str(folder)}))
+
+
 @pytest.fixture
 def folder(tmp_path):
     return tmp_path / "persist"
 
 
 @pytest.fixture
-def engine(engine_process, tmp_path, folder):
-    """An engine with a log of five rows in three requests."""
-    pipeline = tmp_path / "pipeline"
-    pipeline.mkdir()
-    models.write_pipeline(pipeline, models.linear())
-    running = engine_process(
-        PIPELINE_URL=str(pipeline),
-        PERSIST_DIR=str(folder),
-        LOCAL_INFERENCE_STORAGE="1Mi",
-        PLATEAU_PAGE_SIZE="10",
-    ).ready()
+def own_engine(engine_process, tmp_path, folder):
+    """An engine with the same log, for a test that adds to it or ends it."""
+    pipeline = models.write_pipeline(tmp_path / "pipeline", models.linear())
+    variables = {"PIPELINE_URL": str(pipeline), "PERSIST_DIR": str(folder)}
+    return with_five_rows(engine_process(**LOG, **variables).ready())
+
+
+def with_five_rows(engine):
     for rows in (1, 3, 1):
-        infer(running, rows)
-    return running
+        infer(engine, rows)
+    return engine
 
 
 def infer(engine, rows):
@@ -88,21 +97,21 @@ def test_a_table_of_the_newest_rows(engine):
     assert "x=[0.5,1.5,2.5,3.5]" in lines[0]
 
 
-def test_a_table_goes_on_where_the_columns_change(engine):
+def test_a_table_goes_on_where_the_columns_change(own_engine):
     """A page ends there; the rows asked for do not."""
-    assert engine.post("/infer", [{"x": [1.0] * 4, "note": "new"}]).status == 200
+    assert own_engine.post("/infer", [{"x": [1.0] * 4, "note": "new"}]).status == 200
 
-    output, _ = logs(engine.base_url, "--rows", 3)
+    output, _ = logs(own_engine.base_url, "--rows", 3)
 
     lines = output.decode().splitlines()[1:]
     assert ["note=new" in line for line in lines] == [False, False, True]
 
 
-def test_a_table_shows_no_control_characters(engine):
+def test_a_table_shows_no_control_characters(own_engine):
     row = {"x": [1.0] * 4, "note": "\x1b[31mred\nline"}
-    assert engine.post("/infer", [row]).status == 200
+    assert own_engine.post("/infer", [row]).status == 200
 
-    output, _ = logs(engine.base_url, "--rows", 1)
+    output, _ = logs(own_engine.base_url, "--rows", 1)
 
     assert r"note=\x1b[31mred\nline" in output.decode().splitlines()[1]
 
@@ -118,11 +127,11 @@ def test_json_is_the_rows_of_the_endpoint(engine, form):
     assert len(rows) == 5
 
 
-def test_a_row_is_one_line_whatever_is_in_it(engine):
+def test_a_row_is_one_line_whatever_is_in_it(own_engine):
     events = [{"time": 1}, {"time": 2}]  # as if a row ended there and the next began
-    assert engine.post("/infer", [{"x": [0.5] * 4, "events": events}] * 2).status == 200
+    assert own_engine.post("/infer", [{"x": [0.5] * 4, "events": events}] * 2).status == 200
 
-    lines = logs(engine.base_url, "-f", "jsonl")[0].splitlines()
+    lines = logs(own_engine.base_url, "-f", "jsonl")[0].splitlines()
 
     assert [orjson.loads(line)["in"].get("events") for line in lines] == [None] * 5 + [events] * 2
 
@@ -140,10 +149,10 @@ def test_files_hold_the_rows(engine, tmp_path):
     assert not list(tmp_path.glob(".*.part"))
 
 
-def test_a_change_of_columns_begins_a_next_file(engine, tmp_path):
-    assert engine.post("/infer", [{"x": [1.0] * 4, "note": "new"}]).status == 200
+def test_a_change_of_columns_begins_a_next_file(own_engine, tmp_path):
+    assert own_engine.post("/infer", [{"x": [1.0] * 4, "note": "new"}]).status == 200
 
-    logs(engine.base_url, "-o", tmp_path / "out.parquet")
+    logs(own_engine.base_url, "-o", tmp_path / "out.parquet")
 
     assert pq.read_table(tmp_path / "out.parquet").num_rows == 5
     assert pq.read_table(tmp_path / "out-2.parquet").num_rows == 1
@@ -211,25 +220,25 @@ def test_what_is_no_engine_is_said_to_be_none(answer):
     assert "does not answer as an engine does" in errors
 
 
-def test_following_shows_what_comes(engine):
-    with command(engine.base_url, "--follow", "-f", "jsonl") as process:
+def test_following_shows_what_comes(own_engine):
+    with command(own_engine.base_url, "--follow", "-f", "jsonl") as process:
         try:
             for _ in range(5):
                 process.stdout.readline()
-            infer(engine, 1)
+            infer(own_engine, 1)
             row = orjson.loads(process.stdout.readline())
             assert row["in"] == {"x": [0.5, 1.5, 2.5, 3.5]}
         finally:
             process.terminate()
 
 
-def test_the_folder_of_a_stopped_engine(engine, folder):
-    rows = engine.post("/logs", b"{}").json
+def test_the_folder_of_a_stopped_engine(own_engine, folder):
+    rows = own_engine.post("/logs", b"{}").json
     _, errors = logs(folder, code=3)
     assert "belongs to a running engine" in errors
     assert "http://" in errors
 
-    engine.stop()
+    own_engine.stop()
 
     assert orjson.loads(logs(folder, "-f", "json")[0]) == rows
     assert orjson.loads(logs(folder / "log", "-f", "json", "-n", "2")[0]) == rows[:2]
@@ -244,8 +253,7 @@ def test_anomalies_only(engine_process, tmp_path):
     running = engine_process(
         PIPELINE_URL=str(pipeline),
         PERSIST_DIR=str(tmp_path / "persist"),
-        LOCAL_INFERENCE_STORAGE="1Mi",
-        PLATEAU_PAGE_SIZE="10",
+        **LOG,
     ).ready()
     for value in (1.0, 1e9, 2.0):
         assert running.post("/infer", [{"x": [value] * 4}]).status == 200
@@ -278,8 +286,9 @@ def test_anomalies_only(engine_process, tmp_path):
         (["-n", "0"], 2, "1 or more"),
     ],
 )
-def test_what_is_wrong_is_said(arguments, code, words):
-    _, errors = logs(*arguments, code=code)
+def test_what_is_wrong_is_said(capsys, arguments, code, words):
+    assert main(["logs", *arguments], {}) == code
 
+    errors = capsys.readouterr().err
     assert words in errors
     assert errors.startswith("sagitta: ")

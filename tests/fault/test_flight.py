@@ -480,7 +480,7 @@ def test_memory_threads_and_descriptors_are_flat(serving):
     bad = pa.record_batch({"x": vectors([[1, 2, 3]])})
 
     def round_of_load():
-        for rows in rng.integers(1, 3_000, size=150).tolist():
+        for rows in rng.integers(1, 3_000, size=100).tolist():
             values = pa.array(rng.normal(size=rows * 4).astype(np.float32))
             batch = pa.record_batch({"x": pa.FixedSizeListArray.from_arrays(values, 4)})
             assert exchange(connect(engine), [batch, batch])[1][0].num_rows == rows
@@ -491,7 +491,7 @@ def test_memory_threads_and_descriptors_are_flat(serving):
     for _ in range(2):
         round_of_load()
     before = engine.rss_bytes()
-    for _ in range(4):
+    for _ in range(3):
         round_of_load()
 
     assert engine.rss_bytes() - before < 16 << 20

@@ -6,8 +6,6 @@ Every case runs in a process of its own: reading a damaged map can be a SIGBUS.
 import os
 import random
 import shutil
-import subprocess
-import sys
 
 import lmdb
 import pytest
@@ -20,22 +18,35 @@ pytestmark = pytest.mark.fault
 
 LIMIT_BYTES = 2 << 20
 ROWS = 3000
-USE = """
-import sys, pathlib
-sys.path[:0] = {path!r}
-from support.answers import numbered, numbers
-from engine.codecs.record_batch import record_batch
-from engine.logring import LogRing, PageQuery
-ring = LogRing(pathlib.Path({folder!r}), {limit}, record_batch)
-first = ring.stats().next_row
-for turn in range(300):
-    assert ring.append([numbered(first + turn * 20, 20)]) == 20
-for batch, _ in ring.batches(PageQuery()):
-    numbers(batch)
-ring.maintain()
-ring.close()
-print(first)
-"""
+
+
+def start_append_read_stop(folder, limit, first):
+    """What an engine does with its log; tells the row it started at."""
+    ring = LogRing(folder, limit, record_batch)
+    start = ring.stats().next_row
+    for turn in range(300):
+        assert ring.append([numbered(start + turn * 20, 20)]) == 20
+    for batch, _ in ring.batches(PageQuery()):
+        numbers(batch)
+    ring.maintain()
+    ring.close()
+    first.send(start)
+
+
+@pytest.fixture
+def use(forks):
+    """Use the log of a folder in a process of its own; the row it started at."""
+
+    def run(folder, limit=LIMIT_BYTES):
+        receiver, sender = forks.Pipe(duplex=False)
+        child = forks.Process(target=start_append_read_stop, args=(folder, limit, sender))
+        child.start()
+        sender.close()
+        child.join(timeout=60)
+        assert child.exitcode == 0
+        return receiver.recv()
+
+    return run
 
 
 @pytest.fixture
@@ -54,16 +65,6 @@ def folder(tmp_path):
     return tmp_path / "log"
 
 
-def use(folder, limit=LIMIT_BYTES):
-    """Start, append, read, stop; the row it started at."""
-    code = USE.format(path=[*sys.path], folder=str(folder), limit=limit)
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return int(done.stdout.split()[-1])
-
-
 def set_aside(folder):
     return list(folder.glob("data.mdb.bad-*"))
 
@@ -78,7 +79,7 @@ def used_bytes(folder):
     return len(data.rstrip(b"\0"))
 
 
-def test_an_untouched_copy_is_used_as_it_is(folder):
+def test_an_untouched_copy_is_used_as_it_is(folder, use):
     assert use(folder) == ROWS
     assert not set_aside(folder)
 
@@ -127,7 +128,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES)
-def test_a_damaged_file_is_set_aside(folder, damage):
+def test_a_damaged_file_is_set_aside(folder, damage, use):
     DAMAGES[damage](folder / "data.mdb")
 
     first = use(folder)
@@ -139,14 +140,14 @@ def test_a_damaged_file_is_set_aside(folder, damage):
     assert len(set_aside(folder)) == 1
 
 
-def test_an_empty_file_is_nothing(folder):
+def test_an_empty_file_is_nothing(folder, use):
     (folder / "data.mdb").write_bytes(b"")
 
     assert use(folder) >= ROWS
     assert not set_aside(folder)
 
 
-def test_only_the_newest_damaged_file_is_kept(folder):
+def test_only_the_newest_damaged_file_is_kept(folder, use):
     for _ in range(3):
         garble(folder / "data.mdb", 2 << 20)
         use(folder)
@@ -157,7 +158,7 @@ def test_only_the_newest_damaged_file_is_kept(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
-def test_flipped_bytes_never_kill(folder, seed):
+def test_flipped_bytes_never_kill(folder, seed, use):
     """Damage that the checks cannot see (a row's value) is served; all other is set aside."""
     luck = random.Random(seed)
     pristine = (folder / "data.mdb").read_bytes()
@@ -173,7 +174,7 @@ def test_flipped_bytes_never_kill(folder, seed):
 
 
 @pytest.mark.parametrize("limit", [1 << 20, (1 << 20) + 300_000, 4 << 20, 16 << 20])
-def test_another_limit_is_honoured_at_the_next_start(folder, limit):
+def test_another_limit_is_honoured_at_the_next_start(folder, limit, use):
     full = LogRing(folder, LIMIT_BYTES, record_batch)
     for turn in range(100):
         full.append([numbered(ROWS + turn * 300, 300)])

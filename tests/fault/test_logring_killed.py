@@ -1,10 +1,8 @@
 """kill -9 at any moment: what was acknowledged is there, and nothing else but whole answers."""
 
-import multiprocessing
 import os
 import random
 import signal
-import sys
 
 import pytest
 from support.answers import answer, numbered, numbers
@@ -41,7 +39,7 @@ def write_until_killed(folder, acknowledged, sizes):
         assert ring.append(answers) > 0
         acknowledged.send_bytes(rows.to_bytes(8, "big"))
         turn += 1
-        if turn % 50 == 0:
+        if turn % 5 == 0:
             ring.maintain()
 
 
@@ -54,21 +52,16 @@ def last_acknowledged(receiver):
             return rows
 
 
-def test_acknowledged_rows_survive_a_kill_at_any_moment(tmp_path, monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", os.pathsep.join(sys.path))  # what the fork server imports
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(
-        ["pandas", "pytest", "support.answers", "engine.codecs.record_batch", "engine.logring"]
-    )
+def test_acknowledged_rows_survive_a_kill_at_any_moment(tmp_path, forks):
     moments, known = random.Random(47), 0
     for turn in range(KILLS):
-        receiver, sender = context.Pipe(duplex=False)
+        receiver, sender = forks.Pipe(duplex=False)
         sizes = (MIXED, ONE_BY_ONE)[turn % 2]
-        child = context.Process(target=write_until_killed, args=(tmp_path / "log", sender, sizes))
+        child = forks.Process(target=write_until_killed, args=(tmp_path / "log", sender, sizes))
         child.start()
         sender.close()
         assert receiver.poll(timeout=30)
-        child.join(timeout=moments.uniform(0.0, 0.05))
+        child.join(timeout=moments.uniform(0.0, 0.02))
         os.kill(child.pid, signal.SIGKILL)
         known = max(known, last_acknowledged(receiver))
         child.join(timeout=30)

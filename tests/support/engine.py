@@ -256,6 +256,10 @@ class Engine:
         """Stop as ``docker stop`` does; whatever happened before, the end must be clean."""
         if self.is_alive():
             self.terminate()
+        self.end()
+
+    def end(self):
+        """Wait for the end that was asked for, which must be clean."""
         try:
             code = self.wait()
         except subprocess.TimeoutExpired:
@@ -279,6 +283,21 @@ class Engine:
 def _die_with_the_tests():
     """In the child: ask Linux for a SIGKILL once the test process is gone, however it went."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+
+
+def stop_all(engines):
+    """End every engine that a test has left running; then complain of the first bad end."""
+    failures = []
+    running = [engine for engine in engines if engine.process.returncode is None]
+    for engine in running:
+        engine.terminate()  # all of them first: they end side by side
+    for engine in running:
+        try:
+            engine.end()
+        except Exception as failure:  # noqa: BLE001 - the other engines must end too
+            failures.append(failure)
+    if failures:
+        raise failures[0]
 
 
 def has_data(wire, timeout_s):
