@@ -17,7 +17,7 @@ from engine.batching.batch import merge, split
 from engine.batching.trial import try_together
 from engine.codecs.tensors import to_tensor
 from engine.errors import InternalError
-from engine.values import Frame, InferResult
+from engine.values import InferResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from engine.batching.entry import BatchPolicy
     from engine.pipeline.plan import Answer, Plan
     from engine.request import InferRequest
-    from engine.values import Array, BoundRow, Column, ModelIdentity, Output, PipelineIdentity
+    from engine.values import Array, Frame, ModelIdentity, Output, PipelineIdentity
 
 __all__ = ["RunningPipeline", "ServedModel"]
 
@@ -49,8 +49,9 @@ class RunningPipeline:
         models: as ``GET /models`` lists them.
         cost: how long its runs take; begins with what warming up told.
         policy: how requests are run together; None where they are not.
-        row: one row in memory of its own, where one model that can have it makes the answer; for
-            one thread, the event loop.
+        has_one_model: whether one model makes the answer: then ``infer_one`` may be called.
+        row: one row in memory of its own, where that model can have it; for one thread, the event
+            loop.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class RunningPipeline:
         self.policy: BatchPolicy | None = None
         self._plan = plan
         self.partition = partition
+        self.has_one_model = plan.joint_model is not None
         self.row = None if plan.joint_model is None else plan.joint_model.bind_row()
         self._is_one_kind = all(None not in spec.row_shape for spec in plan.inputs)
 
@@ -83,7 +85,10 @@ class RunningPipeline:
             return "request by request: more than one model has a part in the answer"
         if not model.takes_any_rows or wanted.max_rows < 2:
             return "request by request: the model, or MAX_BATCH_ROWS, allows no joint runs"
-        verdict = try_together(model.run, model.inputs, wanted.max_rows)
+        # its runs are the first that follow close upon one another: they tell what a run takes
+        verdict = try_together(
+            lambda feeds, rows: self._run(feeds, rows)[0], model.inputs, wanted.max_rows
+        )
         if verdict.max_rows:
             self.policy = dataclasses.replace(wanted, max_rows=verdict.max_rows)
             return f"requests are run together up to {verdict.max_rows} rows: {verdict.reason}"
@@ -106,35 +111,44 @@ class RunningPipeline:
         Raises:
             EngineError: the run failed, or a request cannot be checked; no outcome counts.
         """
-        model = self._plan.joint_model
-        if model is None:
-            raise InternalError("this pipeline runs no requests together")
         first = requests[0]
-        total, feeds = first.rows, first.feeds
-        if len(requests) > 1 or feeds is None:
-            rows = [request.rows for request in requests]
-            total = sum(rows)
-            feeds = merge([request.feeds for request in requests if request.feeds is not None])
-        started_ns = time.monotonic_ns()
-        outputs = model.run(feeds, total)
-        run_ns = time.monotonic_ns() - started_ns
-        self.cost.learn(total, run_ns)
-        if len(requests) == 1:
+        if len(requests) == 1 and first.feeds is not None:
             frame = first.frame or first.decoded()
-            first.outcome = self._conclude(frame, outputs, first.parse_ns, run_ns)
+            first.outcome = self.infer_one(frame, first.feeds, first.parse_ns)
             return
+        rows = [request.rows for request in requests]
+        total = sum(rows)
+        feeds = merge([request.feeds for request in requests if request.feeds is not None])
+        outputs, run_ns = self._run(feeds, total)
         if any(len(output.values) != total for output in outputs):
-            raise InternalError(f"model {model.identity.name!r} gave other rows than it was fed")
+            name = self._plan.last_model.name
+            raise InternalError(f"model {name!r} gave other rows than it was fed")
         for request, own in zip(requests, split(outputs, rows), strict=True):
             frame = request.frame or request.decoded()
             request.outcome = self._conclude(frame, own, request.parse_ns, run_ns)
 
-    def infer_row(self, row: BoundRow, columns: dict[str, Column], parse_ns: int) -> InferResult:
+    def infer_one(self, frame: Frame, feeds: Sequence[Array], parse_ns: int) -> InferResult:
+        """Run one request whose tensors are made, where one model makes the answer.
+
+        Args:
+            frame: its rows.
+            feeds: its tensors, by ``feeds``.
+            parse_ns: how long decoding took.
+
+        Returns:
+            The answer.
+
+        Raises:
+            EngineError: the run failed, or the request cannot be checked.
+        """
+        outputs, run_ns = self._run(feeds, frame.rows)
+        return self._conclude(frame, outputs, parse_ns, run_ns)
+
+    def infer_row(self, frame: Frame, parse_ns: int) -> InferResult:
         """Run the row that was written into ``row``, on the only thread that may.
 
         Args:
-            row: this pipeline's.
-            columns: the request's columns, as they were sent.
+            frame: the request's row.
             parse_ns: how long decoding took.
 
         Returns:
@@ -143,12 +157,25 @@ class RunningPipeline:
         Raises:
             Exception: the run or a check failed; the usual way says how.
         """
+        row = self.row
+        if row is None:
+            raise InternalError("this pipeline has no row in memory of its own")
         started_ns = time.monotonic_ns()
         row.run()
         run_ns = time.monotonic_ns() - started_ns
         self.cost.learn(1, run_ns)
-        frame = Frame(1, columns, has_literals=False)
         return self._conclude(frame, row.outputs, parse_ns, run_ns)
+
+    def _run(self, feeds: Sequence[Array], rows: int) -> tuple[tuple[Output, ...], int]:
+        """The outputs of the one model, and how long it took."""
+        model = self._plan.joint_model
+        if model is None:
+            raise InternalError("this pipeline runs no requests together")
+        started_ns = time.monotonic_ns()
+        outputs = model.run(feeds, rows)
+        run_ns = time.monotonic_ns() - started_ns
+        self.cost.learn(rows, run_ns)
+        return outputs, run_ns
 
     def _conclude(
         self, frame: Frame, outputs: tuple[Output, ...], parse_ns: int, run_ns: int

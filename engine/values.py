@@ -141,16 +141,18 @@ class Frame:
         rows: number of rows.
         columns: per column an Arrow array of ``rows`` values (a view into the request body) or,
             from JSON, a list of ``rows`` Python values.
+        dense: columns whose numbers are known to lie side by side, ``[rows, n]``, views as well.
         original: the request document where the legacy reply repeats it, else None.
         row_shapes: the shape of a row where the request declares it (Arrow ``tensor_type``).
         has_literals: False where the JSON text is known to hold no true, false or null.
     """
 
     rows: int
-    columns: dict[str, Column]
+    columns: Mapping[str, Column]
     original: object | None = None
     row_shapes: dict[str, tuple[int, ...]] = dataclasses.field(default_factory=dict)
     has_literals: bool = True
+    dense: Mapping[str, Array] | None = None
 
 
 @dataclasses.dataclass(slots=True)
@@ -181,12 +183,14 @@ class BoundRow:
     Attributes:
         name: the input's column.
         values: the row's numbers.
+        tensor: the same memory, ``[1, n]``.
         outputs: what the model gave, ordered by name.
         run: runs the model; raises what ONNX Runtime raises.
     """
 
     name: str
     values: array[Any]
+    tensor: Array
     outputs: tuple[Output, ...]
     run: Callable[[], None]
 

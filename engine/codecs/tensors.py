@@ -15,7 +15,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from engine.codecs.arrow_columns import dense_rows, flatten_column, leaf_array, null_text
+from engine.codecs.arrow_columns import (
+    NUMPY_TYPES,
+    dense_rows,
+    flatten_column,
+    leaf_array,
+    null_text,
+)
 from engine.codecs.json_numbers import json_array
 from engine.errors import SchemaMismatchError
 
@@ -39,12 +45,18 @@ def to_tensor(frame: Frame, spec: TensorSpec) -> Array:
     Raises:
         SchemaMismatchError: the column is missing, or its values or its shape do not fit.
     """
+    known = None if frame.dense is None else frame.dense.get(spec.name)
+    if known is not None and known.dtype == NUMPY_TYPES[spec.element.numpy]:
+        if known.shape[1:] == spec.row_shape:
+            return known
+        if known.shape[1] == spec.row_size:
+            return known.reshape(frame.rows, *spec.row_shape)
     try:
         column = frame.columns[spec.name]
     except KeyError:
-        known = ", ".join(map(repr, frame.columns)) or "no column at all"
+        names = ", ".join(map(repr, frame.columns)) or "no column at all"
         raise SchemaMismatchError(
-            f"column {spec.name!r} is missing: the model takes {spec}, the request has {known}"
+            f"column {spec.name!r} is missing: the model takes {spec}, the request has {names}"
         ) from None
     if isinstance(column, list):
         flat, row_shape = json_array(column, spec, has_literals=frame.has_literals)

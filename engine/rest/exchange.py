@@ -19,11 +19,8 @@ import dataclasses
 import time
 from typing import TYPE_CHECKING
 
-from engine.errors import (
-    DeadlineExceededError,
-    EngineError,
-    InternalError,
-)
+from engine.codecs.known_tables import KnownTables
+from engine.errors import DeadlineExceededError, EngineError, InternalError
 from engine.request import InferRequest
 from engine.rest.budget import too_large
 from engine.rest.errors import error_reply
@@ -61,6 +58,7 @@ class Service:
         max_body_bytes: largest accepted body.
         request_timeout_s: after this long a request that still waits is answered with 504.
         records_by_default: whether ``/infer`` answers records without being asked.
+        tables: the layouts of the Arrow bodies that came.
         tokens: accepted bearer tokens, or None where everybody is welcome.
     """
 
@@ -71,6 +69,7 @@ class Service:
     max_body_bytes: int
     request_timeout_s: float
     records_by_default: bool
+    tables: KnownTables = dataclasses.field(default_factory=KnownTables)
     tokens: TokenFile | None = None
 
 
@@ -227,6 +226,7 @@ class Exchange(InferRequest):
             self._head,
             self._body,
             self.pipeline.inputs,
+            service.tables,
             is_echoed=service.records_by_default or not is_exact,
         )
 

@@ -2,7 +2,7 @@
 
 Rules that hold here:
 - Everything that can be refused from the head alone is refused before the body arrives.
-- Pure: callable on any thread, and nothing is kept.
+- Callable on any thread; nothing is kept but the layouts of Arrow bodies, by whoever passes them.
 Source: reference page, Edge Inference Endpoints; recorded requests and replies.
 """
 
@@ -13,7 +13,7 @@ import functools
 import urllib.parse
 from typing import TYPE_CHECKING
 
-from engine.codecs.arrow_ipc import read_arrow, write_arrow_file, write_arrow_stream
+from engine.codecs.arrow_ipc import write_arrow_file, write_arrow_stream
 from engine.codecs.dataset import EVERYTHING, parse_dataset
 from engine.codecs.json_body import read_json
 from engine.codecs.legacy import write_legacy
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from engine.codecs.dataset import Dataset
+    from engine.codecs.known_tables import KnownTables
     from engine.values import Frame, InferResult, TensorSpec
 
 __all__ = ["CallHead", "is_arrow", "read_body", "read_head", "write_result"]
@@ -108,7 +109,12 @@ def is_arrow(head: CallHead, body: bytes | bytearray) -> bool:
 
 
 def read_body(
-    head: CallHead, body: bytes | bytearray, inputs: Sequence[TensorSpec], *, is_echoed: bool
+    head: CallHead,
+    body: bytes | bytearray,
+    inputs: Sequence[TensorSpec],
+    tables: KnownTables,
+    *,
+    is_echoed: bool,
 ) -> Frame:
     """Decode a request.
 
@@ -116,6 +122,7 @@ def read_body(
         head: what its head says.
         body: its whole body.
         inputs: what the pipeline takes.
+        tables: the layouts of Arrow bodies that were read before.
         is_echoed: whether values are wanted as they were sent, whatever the reply holds.
 
     Returns:
@@ -125,7 +132,7 @@ def read_body(
         EngineError: it cannot be decoded.
     """
     if head.body_kind is not BodyKind.JSON and is_arrow(head, body):
-        return read_arrow(body)
+        return tables.read(body)
     is_plain = head.dataset is None and head.reply_kind is BodyKind.JSON
     return read_json(body, inputs, is_echoed=is_echoed or not is_plain)
 

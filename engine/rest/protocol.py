@@ -14,13 +14,13 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from engine.errors import EngineError
+from engine.rest.at_once import answer_at_once
 from engine.rest.budget import too_large
 from engine.rest.connection import LimitedProtocol, plain_reply
 from engine.rest.errors import error_reply
 from engine.rest.exchange import Exchange
 from engine.rest.inference import read_head
 from engine.rest.known_head import KnownHead
-from engine.rest.lone import answer_lone
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -182,17 +182,17 @@ class EngineProtocol(LimitedProtocol):
         if body is None:
             return False
         service = self.service
-        is_first = self.cycle is None or self.cycle.response_complete
-        if is_first and len(self.connections) == 1 and service.tokens is None:
-            reply = answer_lone(service, known.call, body)
-            if reply is not None:
-                self._deadline_s = None
-                self.write_reply(reply, keep_alive=True)
-                return True
-        exchange = Exchange(self, self.service, length=len(body), keep_alive=True)
         try:
-            if self.service.tokens is not None:
-                self.service.tokens.check(known.authorization)
+            if service.tokens is not None:
+                service.tokens.check(known.authorization)
+            if self.cycle is None or self.cycle.response_complete:
+                is_alone = len(self.connections) == 1
+                reply = answer_at_once(service, known.call, body, is_alone=is_alone)
+                if reply is not None:
+                    self._deadline_s = None
+                    self.write_reply(reply, keep_alive=True)
+                    return True
+            exchange = Exchange(self, service, length=len(body), keep_alive=True)
             exchange.feed(body)
         except EngineError:
             return False

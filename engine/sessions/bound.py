@@ -59,7 +59,7 @@ def bind_row(session: ort.InferenceSession, spec: TensorSpec, run: Run) -> Bound
         outputs = [
             dataclasses.replace(output, values=np.empty_like(output.values)) for output in usual
         ]
-        row = BoundRow(spec.name, values, tuple(outputs), _binding(session, fed, outputs))
+        row = BoundRow(spec.name, values, fed, tuple(outputs), _binding(session, fed, outputs))
         generator = np.random.default_rng(SEED)
         is_same = all(_gives_the_same(row, fed, run, generator) for _ in range(TRIALS))
     except Exception:  # noqa: BLE001 - ONNX Runtime's are of no common kind; the usual run is there

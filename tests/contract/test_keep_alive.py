@@ -3,6 +3,8 @@
 import json
 import time
 
+import numpy as np
+import pyarrow as pa
 import pytest
 
 BODY = b'[{"x": [1, 2, 3, 4]}]'
@@ -186,3 +188,65 @@ def test_the_shortest_way_answers_as_the_usual_one(serving, model, width):
                     answers.append((reply.status, error, [first.get(key) for key in told]))
 
             assert answers == answers[:1] * 3
+
+
+def arrow(model, start, rows):
+    """A request of that many rows for a model of ``support.models``; its tensor's width differs."""
+    width = {"linear": 4, "centred": 4, "dense": 16, "failing": 2, "var_len": 8}[model]
+    values = np.arange(start, start + rows * width, dtype=np.float32) / 100
+    column = pa.FixedSizeListArray.from_arrays(pa.array(values), width)
+    batch = pa.RecordBatch.from_pydict({"x": column})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize(
+    "accept", [b"*/*", b"application/json", b"application/vnd.apache.arrow.file"]
+)
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("model", ["linear", "centred", "dense", "failing", "var_len"])
+def test_tables_like_the_one_before_are_answered_as_any_other(serving, model, rows, accept):
+    """Three on one connection, of which the last goes the shortest way; and each on its own."""
+    engine = serving(model)
+    head = b"Content-Type: application/vnd.apache.arrow.file", b"Accept: " + accept
+    for round_ in range(3):
+        bodies = [arrow(model, start, rows) for start in (0, 500 + round_, -900)]
+        together = []
+        with engine.connect() as connection:
+            for body in bodies * 2:
+                connection.send(request(body, *head))
+                together.append(told(connection.receive()))
+        apart = []
+        for body in bodies:
+            with engine.connect() as connection:
+                connection.send(request(body, *head))
+                apart.append(told(connection.receive()))
+
+        assert together == apart * 2
+
+
+def told(reply):
+    """What does not differ from one request to the next."""
+    if not reply.body.startswith(b"ARROW1"):
+        document = json.loads(reply.body)
+        first = document[0] if isinstance(document, list) else document
+        error = first.get("error", "").partition(" under request ")[0]
+        return reply.status, error, first.get("outputs"), first.get("check_failures")
+    table = pa.ipc.open_file(reply.body).read_all()
+    return reply.status, table.select(["in", "out", "anomaly"]).to_pylist()
+
+
+def test_a_known_table_is_logged_as_any_other(serving):
+    log = {"LOCAL_INFERENCE_STORAGE": "101m", "PLATEAU_PAGE_SIZE": "100"}  # of its own
+    engine = serving("linear", environ=log)
+    with engine.connect() as connection:
+        for start in range(6):
+            connection.send(request(arrow("linear", 100 * start, 2)))
+            assert connection.receive().status == 200
+    rows = engine.request("POST", "/logs", b"{}").json
+
+    wanted = [np.arange(100 * start, 100 * start + 8) / 100 for start in range(6)]
+    wanted = np.concatenate(wanted).astype(np.float32).reshape(12, 4)
+    assert np.array([row["in"]["x"] for row in rows], np.float32).tolist() == wanted.tolist()
