@@ -24,7 +24,7 @@ TENSOR = pa.ExtensionArray.from_storage(
         ({"a": TENSOR}, 6),
         ({"a": pa.array([[["x"], []], None]), "b": pa.array([1, 2])}, 7),
     ],
-    ids=str,
+    ids=["flat", "lists", "fixed lists", "tensors", "nulls"],
 )
 def test_values_are_counted_at_all_levels(columns, values):
     batch = pa.record_batch(columns)
