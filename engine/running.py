@@ -52,6 +52,8 @@ class RunningPipeline:
         has_one_model: whether one model makes the answer: then ``infer_one`` may be called.
         row: one row in memory of its own, where that model can have it; for one thread, the event
             loop.
+        lone_model: the model, where it makes the answer of one input and nothing is checked; None
+            where there is more to it.
     """
 
     def __init__(
@@ -73,6 +75,8 @@ class RunningPipeline:
         self.partition = partition
         self.has_one_model = plan.joint_model is not None
         self.row = None if plan.joint_model is None else plan.joint_model.bind_row()
+        is_lone = len(plan.inputs) == 1 and not plan.has_checks
+        self.lone_model = plan.joint_model if is_lone else None
         self._is_one_kind = all(None not in spec.row_shape for spec in plan.inputs)
 
     def allow_batches(self, wanted: BatchPolicy) -> str:

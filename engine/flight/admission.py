@@ -41,6 +41,7 @@ class Admission(fl.ServerMiddlewareFactory):
         super().__init__()
         self._max_calls = max_calls
         self._tokens = tokens
+        self.is_token_asked = tokens is not None
         self._metrics = metrics
         self._lock = threading.Lock()  # guards the count
         self._calls = 0
@@ -88,13 +89,18 @@ class Admission(fl.ServerMiddlewareFactory):
 
 
 class Admitted(fl.ServerMiddleware):
-    """One admitted call."""
+    """One admitted call.
+
+    Attributes:
+        is_token_asked: whether ``check`` has anything to check.
+    """
 
     def __init__(self, admission: Admission, authorization: bytes) -> None:
         """Take what the call's header ``authorization`` says."""
         super().__init__()
         self._admission = admission
         self._authorization = authorization
+        self.is_token_asked = admission.is_token_asked
 
     @staticmethod
     def of(context: fl.ServerCallContext) -> Admitted:

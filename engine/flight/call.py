@@ -36,6 +36,7 @@ from engine.errors import (
 )
 from engine.flight.errors import CancelledError
 from engine.flight.reply import ReplyWriter
+from engine.flight.short_way import TINY_RUN_NS, ShortWay
 from engine.request import InferRequest
 from engine.values import InferResult
 
@@ -49,13 +50,12 @@ if TYPE_CHECKING:
     from engine.dataplane import DataPlane
     from engine.flight.admission import Admitted
     from engine.flight.descriptors import Wanted
-    from engine.flight.reply import Reply
+    from engine.flight.reply import Part, Reply
     from engine.metrics import Metrics
     from engine.running import RunningPipeline
 
 __all__ = ["FlightService", "InferCall"]
 
-TINY_RUN_NS: Final = 100_000
 POLL_S: Final = 0.05  # how often a thread that waits in the line looks whether its client does
 
 
@@ -124,6 +124,7 @@ class InferCall:
         self._service = service
         self._context = context
         self._admitted = admitted
+        self._is_token_asked = admitted.is_token_asked
         self._wanted = wanted
         self._reader = reader
         self._pipeline: RunningPipeline | None = None
@@ -131,12 +132,16 @@ class InferCall:
         self._turn = threading.Lock()
         self._turn.acquire()
         self.is_busy = False
+        self._schema: pa.Schema | None = None
+        self._short_way: ShortWay | None = None
         self._find_pipeline()
         try:
             schema = reader.schema
         except (pa.ArrowException, OSError) as error:
             raise self._unreadable(error) from None
         self._frames = FrameReader(schema, service.limits)
+        self._schema = schema
+        self._find_short_way()
 
     def next_batch(self) -> pa.RecordBatch | None:
         """Wait for a batch; None at the end of the stream.
@@ -161,6 +166,19 @@ class InferCall:
     def schema(self) -> pa.Schema | None:
         """The schema of the replies; None before the first."""
         return self._reply.schema
+
+    def answer_at_once(self, batch: pa.RecordBatch) -> Part | None:
+        """Answer a small batch the short way; None where it is to go the usual one.
+
+        Raises:
+            UnauthorizedError: the caller's token is accepted no more.
+        """
+        way = self._short_way
+        if way is None or self._service.plane.current is not self._pipeline:
+            return None
+        if self._is_token_asked:
+            self._admitted.check()
+        return way.answer(batch)
 
     def answer(self, batch: pa.RecordBatch) -> Reply:
         """Check a batch, run it, and write its answer.
@@ -194,7 +212,17 @@ class InferCall:
                 pipeline = plane.named(name)
             self._reply.use(pipeline.inputs, pipeline.outputs)
             self._pipeline = pipeline
+            self._find_short_way()
         return pipeline
+
+    def _find_short_way(self) -> None:
+        """Whether the batches of this stream can go the short way through the pipeline."""
+        pipeline, schema, service = self._pipeline, self._schema, self._service
+        self._short_way = None
+        if pipeline is None or schema is None or service.plane.log is not None:
+            return
+        if not self._wanted.as_records and ShortWay.is_open_to(schema, pipeline):
+            self._short_way = ShortWay(pipeline, self._reply, service.limits, service.metrics)
 
     def _run(self, request: _BatchRequest) -> InferResult:
         service = self._service

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from engine.codecs.dataset import Path
     from engine.flight.descriptors import Wanted
-    from engine.values import InferResult, TensorSpec
+    from engine.values import InferResult, Output, TensorSpec
 
     Part = tuple[pa.RecordBatch, bytes]
 
@@ -95,7 +95,8 @@ class ReplyWriter:
         if writer is None or self._as_records:
             batch = self._record(result)
         else:
-            batch, self.schema = writer.write(result), writer.schema
+            batch = writer.write(result.outputs, result.frame.rows, result.model)
+            self.schema = writer.schema
         rows, parts = result.frame.rows, 1
         # what lies in memory is known at once, and never less than what is sent
         if self._max_bytes and rows > 1 and batch.get_total_buffer_size() > self._max_bytes:
@@ -105,6 +106,26 @@ class ReplyWriter:
         )
         self._sequence += 1
         return Reply(batch, told)
+
+    def write_whole(
+        self, outputs: Sequence[Output], rows: int, elapsed_ns: tuple[int, int]
+    ) -> Part | None:
+        """The outputs of a model as ``write`` and ``parts`` would give them, if in one part.
+
+        Raises:
+            EngineError: the answer does not fit the reply.
+        """
+        writer = self._outputs
+        if writer is None or self._as_records:
+            return None
+        batch = writer.write_small(outputs, rows)
+        if batch is None:
+            batch = writer.write(outputs, rows, None)
+            if self._max_bytes and rows > 1 and batch.get_total_buffer_size() > self._max_bytes:
+                return None
+        self.schema = writer.schema
+        self._sequence += 1
+        return batch, _told(self._sequence - 1, rows, elapsed_ns)
 
     def _record(self, result: InferResult) -> pa.RecordBatch:
         batch = record_batch(result)
@@ -119,6 +140,25 @@ class ReplyWriter:
         raise NotReadyError(
             "the pipeline was replaced by one whose records differ: open a new stream"
         )
+
+
+def _told(sequence: int, rows: int, elapsed_ns: tuple[int, int]) -> bytes:
+    """A ``BatchReply`` of one part, by hand: half of what the library takes, a third when cold."""
+    count = b"\x08%b\x10%b\x20\x01\x2a\x0a%b%b"
+    return count % (*map(_varint, (sequence, rows, *elapsed_ns)),)
+
+
+def _varint(number: int) -> bytes:
+    """A number below 2^35 in five bytes, as protobuf reads it."""
+    return bytes(
+        (
+            number & 127 | 128,
+            number >> 7 & 127 | 128,
+            number >> 14 & 127 | 128,
+            number >> 21 & 127 | 128,
+            number >> 28 & 127,
+        )
+    )
 
 
 def _open_to_nulls(schema: pa.Schema, inputs: frozenset[str]) -> pa.Schema:

@@ -146,12 +146,13 @@ class FlightServer(fl.FlightServerBase):
         with self._call(context, descriptor, reader) as call:
             is_begun = False
             while (batch := call.next_batch()) is not None:
-                reply = self._answer(call, batch)
+                part = None if self._is_stopping else call.answer_at_once(batch)
+                parts = self._answer(call, batch).parts() if part is None else (part,)
                 try:
                     if not is_begun:
                         writer.begin(call.schema)
                         is_begun = True
-                    for part, metadata in reply.parts():
+                    for part, metadata in parts:
                         writer.write_with_metadata(part, metadata)
                 except WRITE_ERRORS:
                     raise CancelledError from None

@@ -128,6 +128,36 @@ def test_bits_are_those_of_the_model_alone(serving, rows):
     assert flat.tobytes() == expected.tobytes()
 
 
+@pytest.mark.parametrize("rows", [1, 3, 100])
+def test_every_batch_of_a_stream_is_answered_alike(serving, rows):
+    """The first ones of a size go another way through the engine than those after them."""
+    content = models.linear()
+    session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])
+    engine = serving(content, environ=FLIGHT)
+    values = np.random.default_rng(rows).normal(size=(200, rows, 4)).astype(np.float32)
+    batches = [
+        pa.record_batch({"x": pa.FixedSizeListArray.from_arrays(pa.array(one.ravel()), 4)})
+        for one in values
+    ]
+
+    def rows_answered():
+        (count,) = [v for k, v in engine.metrics().items() if k.startswith("tensor_throughput")]
+        return count
+
+    before = rows_answered()
+
+    replies = exchange(connect(engine), batches)
+
+    for number, (one, (reply, told)) in enumerate(zip(values, replies, strict=True)):
+        (expected,) = session.run(None, {"x": one})
+        flat = reply["out.y"].combine_chunks().flatten().to_numpy()
+        assert flat.tobytes() == expected.tobytes()
+        assert reply.schema.equals(replies[0][0].schema, check_metadata=True)
+        assert (told.sequence, told.rows, len(told.elapsed_ns)) == (number, rows, 2)
+        assert min(told.elapsed_ns) > 0
+    assert rows_answered() - before == 200 * rows
+
+
 BAD = {
     "missing column": {"z": vectors([[1, 2, 3, 4]])},
     "wrong width": {"x": vectors([[1, 2, 3]])},

@@ -91,6 +91,35 @@ def test_hostile_2_3_2000_damaged_streams_do_not_end_the_process(serving):
     assert is_well(engine)
 
 
+@pytest.mark.parametrize(
+    ("said", "told"),
+    [
+        ({7: 9, 28: 36}, "Buffer #1 too small"),
+        ({7: 2**40, 28: 2**42}, "more than 1048576 rows"),
+    ],
+    ids=str,
+)
+def test_a_batch_that_says_more_than_it_holds_is_refused(serving, said, told):
+    """On a stream that has been answered before, where such batches go the shortest way."""
+    engine = serving("linear", environ=FLIGHT)
+    values = pa.array(np.ones(28, np.float32))
+    batch = pa.record_batch({"x": pa.FixedSizeListArray.from_arrays(values, 4)})
+    *head, last = wire_messages([batch] * 9)
+    for count, claimed in said.items():
+        assert count.to_bytes(8, "little") in last
+        last = last.replace(count.to_bytes(8, "little"), claimed.to_bytes(8, "little"))
+
+    with grpc.insecure_channel(f"127.0.0.1:{engine.flight_port}") as channel:
+        call = channel.stream_stream(DO_EXCHANGE)(iter([*head, last]), timeout=DEADLINE_S)
+        replies = [next(call) for _ in range(9)]  # a schema and the answers before it
+        with pytest.raises(grpc.RpcError) as refused:
+            next(call)
+
+    assert len(replies) == 9
+    assert told in refused.value.details()
+    assert is_well(engine)
+
+
 @pytest.mark.parametrize("compression", ["lz4", "zstd"])
 def test_compressed_batches_give_the_same_bits(serving, compression):
     client = connect(serving("linear", environ=FLIGHT))

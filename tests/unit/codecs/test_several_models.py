@@ -101,6 +101,9 @@ def test_the_split_column_is_an_output_but_of_the_legacy_reply():
 def test_another_models_columns_are_not_passed_off_as_the_streams():
     writer = OutputWriter([spec("y", shape=(None, 1))])
 
-    assert writer.write(result())["out.y"].to_pylist() == [[1.5], [2.5]]
+    def write(told):
+        return writer.write(told.outputs, told.frame.rows, told.model)
+
+    assert write(result())["out.y"].to_pylist() == [[1.5], [2.5]]
     with pytest.raises(ConflictError, match=r"model 'a' answered these rows with \['z'\]"):
-        writer.write(result(outputs=(output("z"),)))
+        write(result(outputs=(output("z"),)))
