@@ -74,7 +74,7 @@ class RunningPipeline:
         self._plan = plan
         self.partition = partition
         self.has_one_model = plan.joint_model is not None
-        self.row = None if plan.joint_model is None else plan.joint_model.bind_row()
+        self.row = None if plan.joint_model is None else plan.joint_model.bind_rows(1)
         is_lone = len(plan.inputs) == 1 and not plan.has_checks
         self.lone_model = plan.joint_model if is_lone else None
         self._is_one_kind = all(None not in spec.row_shape for spec in plan.inputs)

@@ -2,7 +2,7 @@
 
 Rules that hold here:
 - Arrays inside a record are views into somebody's buffer unless the field says otherwise: copy to
-  keep. Nothing writes into an array after it was put into a record, but for a ``BoundRow``'s.
+  keep. Nothing writes into an array after it was put into a record, but for a ``BoundRows``'s.
 - Nothing changes a record after it was handed on. Those that are made once a request are not
   frozen: a frozen one takes three times as long to make, 0.8 us.
 - ``ELEMENT_TYPES`` is the one table of tensor element types: ONNX's spelling, numpy's, the name
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ELEMENT_TYPES",
     "SPLIT_COLUMN",
-    "BoundRow",
+    "BoundRows",
     "CheckResult",
     "ElementType",
     "Frame",
@@ -174,16 +174,16 @@ class Output:
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
-class BoundRow:
-    """One row of a model with a single input, in memory that is used for every run.
+class BoundRows:
+    """Rows of a model with a single input, in memory that is used for every run.
 
     One thread at a time: it writes ``values``, calls ``run``, and has taken from ``outputs`` what
     it needs before anyone writes again.
 
     Attributes:
         name: the input's column.
-        values: the row's numbers.
-        tensor: the same memory, ``[1, n]``.
+        values: the numbers, row by row.
+        tensor: the same memory, ``[rows, n]``.
         outputs: what the model gave, ordered by name.
         run: runs the model; raises what ONNX Runtime raises.
     """

@@ -144,6 +144,10 @@ class OutputWriter:
             content += values.tobytes() + padding
         return pa.ipc.read_record_batch(content, self.schema)
 
+    def is_small(self, rows: int) -> bool:
+        """Whether ``write_small`` writes so many rows."""
+        return self._messages.get(rows) is not None
+
     def _learn(self, rows: int) -> _Message | None:
         """Write made-up numbers both ways, and see that nothing differs."""
         if len(self._messages) >= MOST_MESSAGES:

@@ -107,10 +107,20 @@ class ReplyWriter:
         self._sequence += 1
         return Reply(batch, told)
 
+    def is_small(self, rows: int) -> bool:
+        """Whether ``write_whole`` copies the outputs of so many rows."""
+        return self._outputs is not None and self._outputs.is_small(rows)
+
     def write_whole(
-        self, outputs: Sequence[Output], rows: int, elapsed_ns: tuple[int, int]
+        self, outputs: Sequence[Output], rows: int, elapsed_ns: tuple[int, int], *, is_lent: bool
     ) -> Part | None:
         """The outputs of a model as ``write`` and ``parts`` would give them, if in one part.
+
+        Args:
+            outputs: ordered by name.
+            rows: how many.
+            elapsed_ns: time to decode, and to run.
+            is_lent: the outputs are good for now only: they are copied, or None is returned.
 
         Raises:
             EngineError: the answer does not fit the reply.
@@ -120,6 +130,8 @@ class ReplyWriter:
             return None
         batch = writer.write_small(outputs, rows)
         if batch is None:
+            if is_lent:
+                return None
             batch = writer.write(outputs, rows, None)
             if self._max_bytes and rows > 1 and batch.get_total_buffer_size() > self._max_bytes:
                 return None

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from engine.pipeline.checks import Checks
     from engine.pipeline.routing import KeySplit, WeightSplit
     from engine.pipeline.shadow import Challenger, Work
-    from engine.values import Array, BoundRow, Column, ModelIdentity, TensorSpec
+    from engine.values import Array, BoundRows, Column, ModelIdentity, TensorSpec
 
 __all__ = [
     "Action",
@@ -63,8 +63,8 @@ class Model(Protocol):
     def run(self, feeds: Sequence[Array], rows: int) -> tuple[Output, ...]:
         """Run the rows; one tensor per input, in the order of ``inputs``."""
 
-    def bind_row(self) -> BoundRow | None:
-        """One row in memory of its own; None where it has no such row."""
+    def bind_rows(self, rows: int) -> BoundRows | None:
+        """Memory for runs of so many rows; None where it has no such rows."""
 
 
 @dataclass(slots=True)

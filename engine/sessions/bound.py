@@ -1,10 +1,10 @@
-"""One row of a model in memory that ONNX Runtime knows for good: the quickest run there is.
+"""Rows of a model in memory that ONNX Runtime knows for good: the quickest run there is.
 
 Where every run gets new arrays, ONNX Runtime looks each of them up, wraps it, and makes new ones
 for what comes out; for a small model whose caller has just slept that is more than the run itself.
 
 Rules that hold here:
-- Only for a model that takes one row of numbers and gives tensors of numbers whose shapes do not
+- Only for a model that takes rows of numbers and gives tensors of numbers whose shapes do not
   depend on them; tried on generated rows, whose bits must be those of the usual run.
 - One thread at a time: the memory is there once.
 """
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import onnxruntime as ort
 
-from engine.values import BoundRow
+from engine.values import BoundRows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,42 +29,45 @@ if TYPE_CHECKING:
 
     Run = Callable[[Sequence[Array], int], tuple[Output, ...]]
 
-__all__ = ["bind_row"]
+__all__ = ["bind_rows"]
 
 TRIALS: Final = 4
 SEED: Final = 20_000
 SILENT: Final = 4  # a run that fails is run again the usual way, which tells
 
 
-def bind_row(session: ort.InferenceSession, spec: TensorSpec, run: Run) -> BoundRow | None:
-    """Bind the tensors of one row.
+def bind_rows(
+    session: ort.InferenceSession, spec: TensorSpec, run: Run, rows: int
+) -> BoundRows | None:
+    """Bind the tensors of some rows.
 
     Args:
         session: the model, on the CPU.
         spec: its only input.
         run: runs it the usual way.
+        rows: how many.
 
     Returns:
-        The row; None where the model has none that could be bound.
+        The rows; None where the model has none that could be bound.
     """
     code, width = spec.element.array_code, spec.row_size
     if code is None or spec.element.numpy == "float16" or len(spec.shape) != 2 or not width:
         return None
-    values = array(code, [0]) * width
-    fed = np.frombuffer(values, code).reshape(1, width)
+    values = array(code, [0]) * (rows * width)
+    fed = np.frombuffer(values, code).reshape(rows, width)
     try:
-        usual = run([fed], 1)
+        usual = run([fed], rows)
         if any(output.ragged or output.values.dtype.kind not in "fiub" for output in usual):
             return None
         outputs = [
             dataclasses.replace(output, values=np.empty_like(output.values)) for output in usual
         ]
-        row = BoundRow(spec.name, values, fed, tuple(outputs), _binding(session, fed, outputs))
+        bound = BoundRows(spec.name, values, fed, tuple(outputs), _binding(session, fed, outputs))
         generator = np.random.default_rng(SEED)
-        is_same = all(_gives_the_same(row, fed, run, generator) for _ in range(TRIALS))
+        is_same = all(_gives_the_same(bound, fed, run, generator) for _ in range(TRIALS))
     except Exception:  # noqa: BLE001 - ONNX Runtime's are of no common kind; the usual run is there
         return None
-    return row if is_same else None
+    return bound if is_same else None
 
 
 def _binding(
@@ -85,15 +88,17 @@ def _binding(
     return partial(native.run_with_iobinding, getattr(binding, "_iobinding", binding), options)
 
 
-def _gives_the_same(row: BoundRow, fed: Array, run: Run, generator: np.random.Generator) -> bool:
+def _gives_the_same(bound: BoundRows, fed: Array, run: Run, generator: np.random.Generator) -> bool:
     """Whether other numbers give the bits that the usual run gives, and leave the memory whole."""
     if fed.dtype.kind == "f":
-        numbers = generator.normal(size=len(row.values)) * 10.0 ** generator.uniform(-2, 4)
+        numbers = generator.normal(size=len(bound.values)) * 10.0 ** generator.uniform(-2, 4)
     else:
-        numbers = generator.integers(0, 2, len(row.values))  # it may be an index into a small table
-    row.values[:] = array(row.values.typecode, numbers.tolist())
-    row.run()
+        numbers = generator.integers(
+            0, 2, len(bound.values)
+        )  # it may be an index into a small table
+    bound.values[:] = array(bound.values.typecode, numbers.tolist())
+    bound.run()
     return all(
         mine.values.shape == usual.values.shape and mine.values.tobytes() == usual.values.tobytes()
-        for mine, usual in zip(row.outputs, run([fed], 1), strict=True)
+        for mine, usual in zip(bound.outputs, run([fed], len(fed)), strict=True)
     )

@@ -20,7 +20,7 @@ import numpy as np
 import onnxruntime as ort
 
 from engine.errors import EngineError, InferenceFailedError, SchemaMismatchError, StartupError
-from engine.sessions.bound import bind_row
+from engine.sessions.bound import bind_rows
 from engine.sessions.generated import generated, lengths_to_try
 from engine.sessions.providers import CPU
 from engine.sessions.sequences import columns_of_sequence, found_spec
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     import pathlib
     from collections.abc import Callable, Sequence
 
-    from engine.values import Array, BoundRow
+    from engine.values import Array, BoundRows
 
 __all__ = ["ModelOptions", "ModelSession"]
 
@@ -132,21 +132,24 @@ class ModelSession:
             problems.append(problem)
         return problems[0]
 
-    def bind_row(self) -> BoundRow | None:
-        """One row in memory of its own, for a caller that runs one row after the other.
+    def bind_rows(self, rows: int) -> BoundRows | None:
+        """Memory for a caller that runs equally many rows again and again.
+
+        Args:
+            rows: how many.
 
         Returns:
-            The row; None where the model takes no single row of numbers, or runs elsewhere than on
-            the CPU.
+            The rows, zeros at first; None where the model takes no such rows of numbers, or runs
+            elsewhere than on the CPU.
         """
-        if len(self.inputs) != 1 or self._runs_row_by_row(1) or self.provider != CPU:
+        if len(self.inputs) != 1 or self._runs_row_by_row(rows) or self.provider != CPU:
             return None
         if any(
             None in spec.row_shape or not self._per_row.get(spec.name, False)
             for spec in self.outputs
         ):
             return None
-        return bind_row(self._session, self.inputs[0], self.run)
+        return bind_rows(self._session, self.inputs[0], self.run, rows)
 
     def _run_generated(self, length: int, observe: Callable[[int, int], None]) -> str | None:
         """Warm up with open axes of this length; why that could not be run."""

@@ -21,7 +21,7 @@ class FakeModel:
         self.function = function or (lambda *feeds: feeds[0])
         self.fed = []
 
-    def bind_row(self):
+    def bind_rows(self, rows):
         return None
 
     def run(self, feeds, rows):

@@ -26,7 +26,7 @@ def test_a_whole_answer_tells_what_any_answer_does(elapsed_ns):
     writer = writer_of(Wanted())
 
     for sequence in range(300):
-        batch, text = writer.write_whole(outputs(3), 3, elapsed_ns)
+        batch, text = writer.write_whole(outputs(3), 3, elapsed_ns, is_lent=False)
         told = flight_pb2.BatchReply.FromString(text)
         assert (told.sequence, told.rows, told.part, told.parts) == (sequence, 3, 0, 1)
         assert tuple(told.elapsed_ns) == elapsed_ns
@@ -37,6 +37,15 @@ def test_a_whole_answer_tells_what_any_answer_does(elapsed_ns):
 def test_what_needs_several_parts_or_a_record_is_no_whole_answer():
     rows = 1_000
 
-    assert writer_of(Wanted(max_reply_bytes=4096)).write_whole(outputs(rows), rows, (0, 0)) is None
-    assert writer_of(Wanted(max_reply_bytes=8000)).write_whole(outputs(rows), rows, (0, 0))
-    assert writer_of(Wanted(as_records=True)).write_whole(outputs(1), 1, (0, 0)) is None
+    assert (
+        writer_of(Wanted(max_reply_bytes=4096)).write_whole(
+            outputs(rows), rows, (0, 0), is_lent=False
+        )
+        is None
+    )
+    assert writer_of(Wanted(max_reply_bytes=8000)).write_whole(
+        outputs(rows), rows, (0, 0), is_lent=False
+    )
+    assert (
+        writer_of(Wanted(as_records=True)).write_whole(outputs(1), 1, (0, 0), is_lent=False) is None
+    )

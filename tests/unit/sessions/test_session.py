@@ -196,7 +196,7 @@ def test_providers():
 )
 def test_a_bound_row_gives_the_bits_of_a_run(load, content, element):
     session = load(content)
-    row = session.bind_row()
+    row = session.bind_rows(1)
     width = session.inputs[0].row_size
 
     assert row.name == session.inputs[0].name
@@ -228,12 +228,12 @@ def test_a_bound_row_gives_the_bits_of_a_run(load, content, element):
     ],
 )
 def test_what_is_no_single_row_of_numbers_is_not_bound(load, content):
-    assert load(content).bind_row() is None
+    assert load(content).bind_rows(1) is None
 
 
 def test_a_bound_row_whose_result_has_another_shape_fails(load):
     session = load(models.failing())
-    row = session.bind_row()
+    row = session.bind_rows(1)
     if row is None:  # the trial met another shape already
         return
     row.values[0] = 5
