@@ -141,6 +141,7 @@ MATRIX = {
         "extraVolumeMounts": [{"name": "tokens", "mountPath": "/run/tokens"}],
         "probes": {"scheme": "HTTPS"},
     },
+    "mutual TLS": {"probes": {"scheme": "TCP"}},
     "renamed": {"fullnameOverride": "house-price", "edgeBundle": BUNDLE},
     "monitored": {"serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}}},
 }
@@ -168,6 +169,18 @@ def test_lint_is_clean(tmp_path, extra):
     )
 
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_probes_of_mutual_tls_ask_only_whether_the_port_is_open(render):
+    """The kubelet has no certificate: asked for a page, the pod would never be ready."""
+    manifests = render(MATRIX["mutual TLS"])
+    engine = container(manifests)
+
+    for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
+        assert engine[probe]["tcpSocket"] == {"port": "http-inference"}
+        assert "httpGet" not in engine[probe]
+    (ready,) = manifests["Pod", "engine-test"]["spec"]["containers"]
+    assert ready["args"] == ["tcp://engine-svc:8080/healthz"]
 
 
 def test_documented_names_ports_environment_and_probes(render):

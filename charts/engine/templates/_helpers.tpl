@@ -96,6 +96,16 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end }}
 {{- end -}}
 
+{{/* How a probe asks: (list . PATH). */}}
+{{- define "engine.probe" -}}
+{{- $scheme := (index . 0).Values.probes.scheme -}}
+{{- if eq $scheme "TCP" -}}
+tcpSocket: {port: http-inference}
+{{- else -}}
+httpGet: {path: {{ index . 1 }}, port: http-inference, scheme: {{ $scheme }}}
+{{- end -}}
+{{- end -}}
+
 {{/* Everything that must hold between values, with one sentence each; rendered first. */}}
 {{- define "engine.check" -}}
 {{- if not .Values.ociRegistry.existingSecret -}}
