@@ -6,13 +6,15 @@ what else the machine does falls on both.
 
 import os
 import statistics
+import subprocess
+import sys
 import time
 
 import numpy as np
 import pyarrow as pa
 import pytest
 
-from benchmarks.serving import drive, engine
+from benchmarks.serving import drive, drive_flight, engine
 from engine.codecs.pandas_records import write_batch_records
 from engine.codecs.record_batch import record_batch
 from engine.logring import LogRing, PageQuery
@@ -22,6 +24,7 @@ ROUNDS = int(os.environ.get("BENCH_ROUNDS", "4"))
 SECONDS = int(os.environ.get("BENCH_SECONDS", "3"))
 WIDTH = 18
 RING_BYTES = 64 << 20
+EXPORT_RING_BYTES = 1 << 30
 MODEL = ModelIdentity("house-price", "1", "e2" * 32)
 PIPELINE = PipelineIdentity("house-price", "93b30c7d-d8fb-43ea-82e4-db31179fce1a")
 
@@ -122,20 +125,52 @@ def test_export_of_a_full_ring(benchmark, ring, rows):
     benchmark.extra_info["gigabytes_per_s"] = sizes[-1] / benchmark.stats.stats.median / 1e9
 
 
+@pytest.mark.benchmark(group="log export")
+@pytest.mark.parametrize("rows", [1, 10_000])
+def test_export_by_the_command(benchmark, tmp_path, rows):
+    """``sagitta logs --format arrow`` of a stopped engine's log, start of the command included."""
+    ring = LogRing(tmp_path / "log", EXPORT_RING_BYTES, record_batch)
+    fill(ring, rows)
+    ring.close()
+    target = tmp_path / "log.arrow"
+    command = [sys.executable, "-m", "engine", "logs", str(tmp_path), "--output", str(target)]
+    sizes = []
+
+    def export():
+        subprocess.run(command, check=True, capture_output=True)
+        sizes.append(target.stat().st_size)
+
+    benchmark.pedantic(
+        export, setup=lambda: target.unlink(missing_ok=True), rounds=4, warmup_rounds=1
+    )
+
+    benchmark.extra_info["gigabytes"] = sizes[-1] / 1e9
+    benchmark.extra_info["gigabytes_per_s"] = sizes[-1] / benchmark.stats.stats.median / 1e9
+
+
 @pytest.mark.benchmark(group="log on and off")
+@pytest.mark.parametrize("transport", ["HTTP", "Flight"])
 @pytest.mark.parametrize("name", ["W1 c1", "W1 c16", "W2j", "W2b", "W3"])
-def test_requests_with_the_log_and_without(benchmark, workloads, tmp_path, name):
+def test_requests_with_the_log_and_without(benchmark, workloads, tmp_path, name, transport):
+    """Over Flight only tables, on one stream."""
+    if transport == "Flight" and name not in {"W2b", "W3"}:
+        pytest.skip("JSON is not sent over Flight")
     workload = workloads[name]
+    send = drive if transport == "HTTP" else drive_flight
     loads = {"off": [], "on": []}
+    common = {"FLIGHT_PORT": "0" if transport == "Flight" else ""}
     variables = {"LOCAL_INFERENCE_STORAGE": "256Mi", "PLATEAU_PAGE_SIZE": "1000"}
-    variables["PERSIST_DIR"] = str(tmp_path)
-    with engine(workload.artifact) as off, engine(workload.artifact, **variables) as on:
+    variables["PERSIST_DIR"] = os.environ.get("BENCH_PERSIST_DIR", str(tmp_path))
+    with (
+        engine(workload.artifact, **common) as off,
+        engine(workload.artifact, **common, **variables) as on,
+    ):
         for server in (off, on):
-            drive(server, workload, tmp_path, 1)
+            send(server, workload, tmp_path, 1)
 
         def one_round():
             for who, server in (("off", off), ("on", on)):
-                loads[who].append(drive(server, workload, tmp_path, SECONDS))
+                loads[who].append(send(server, workload, tmp_path, SECONDS))
 
         benchmark.pedantic(one_round, rounds=ROUNDS, iterations=1)
 
@@ -148,6 +183,7 @@ def test_requests_with_the_log_and_without(benchmark, workloads, tmp_path, name)
     )
     benchmark.extra_info.update(
         workload=name,
+        transport=transport,
         requests_per_s=rates,
         cpu_s_per_million_rows=costs,
         throughput_ratio=rates["on"] / rates["off"],

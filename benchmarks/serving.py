@@ -7,6 +7,7 @@ busy machine, where requests a second do not.
 import contextlib
 import dataclasses
 import http.client
+import json
 import os
 import re
 import signal
@@ -175,6 +176,27 @@ def drive(server, workload, folder, seconds):
         requests_per_s=float(re.search(r"Requests/sec:\s+([\d.]+)", text)[1]),
         p50_ms=_milliseconds(re.search(r"\n +50% +(\S+)", text)[1]),
         p99_ms=_milliseconds(re.search(r"\n +99% +(\S+)", text)[1]),
+    )
+
+
+def drive_flight(server, workload, folder, seconds):
+    """Load the server's Flight port with one stream of the workload's rows for so long."""
+    path = folder / "batch"
+    path.write_bytes(workload.body)
+    command = [sys.executable, "-m", "benchmarks.flight_client", server.flight_port, path, seconds]
+    client = subprocess.Popen(
+        list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert client.stdout.readline() == "ready\n"
+    started_s = server.cpu_s()
+    told = json.loads(client.communicate("go\n", timeout=seconds + STOP_TIMEOUT_S)[0])
+    trips_ms = [trip / 1000 for trip in told["trips_us"]]
+    return Load(
+        cpu_s=server.cpu_s() - started_s,
+        requests=told["batches"],
+        requests_per_s=told["batches"] / told["seconds"],
+        p50_ms=trips_ms[len(trips_ms) // 2],
+        p99_ms=trips_ms[len(trips_ms) * 99 // 100],
     )
 
 

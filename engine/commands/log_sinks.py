@@ -13,6 +13,8 @@ from __future__ import annotations
 import contextlib
 import datetime
 import sys
+from collections import deque
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
@@ -25,6 +27,9 @@ if TYPE_CHECKING:
     from typing import Any, BinaryIO, Self
 
 __all__ = ["FileSink", "JsonSink", "Sink", "TableSink"]
+
+
+WAITING_BATCHES = 4  # of about 1 MB that are read and not written yet
 
 
 class Sink(Protocol):
@@ -145,7 +150,10 @@ class JsonSink:
 
 
 class FileSink:
-    """Writes Arrow IPC or Parquet files, one for each run of rows with the same columns."""
+    """Writes Arrow IPC or Parquet files, one for each run of rows with the same columns.
+
+    A thread of its own writes while the next rows are read: each takes about as long.
+    """
 
     def __init__(self, target: Path, *, parquet: bool) -> None:
         """Write to ``target``, and to numbered files beside it where the columns change."""
@@ -154,15 +162,29 @@ class FileSink:
         self._paths: list[Path] = []
         self._schema: pa.Schema | None = None
         self._writer: Any = None
+        self._thread = ThreadPoolExecutor(1, "log-file")
+        self._waiting: deque[Future[None]] = deque()
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Write some rows."""
+        """Write some rows, sooner or later.
+
+        Raises:
+            OSError: these, or rows before them, cannot be written.
+        """
+        while len(self._waiting) >= WAITING_BATCHES:
+            self._waiting.popleft().result()
+        self._waiting.append(self._thread.submit(self._write, batch))
+
+    def _write(self, batch: pa.RecordBatch) -> None:
         if self._schema is None or not self._schema.equals(batch.schema, check_metadata=True):
             self._begin(batch.schema)
         self._writer.write_batch(batch)
 
     def close(self) -> list[str]:
         """Complete the files."""
+        while self._waiting:
+            self._waiting.popleft().result()
+        self._thread.shutdown()
         if self._writer is not None:
             self._writer.close()
         for path in self._paths:
@@ -171,6 +193,7 @@ class FileSink:
 
     def discard(self) -> None:
         """Remove the files."""
+        self._thread.shutdown(cancel_futures=True)
         with contextlib.suppress(OSError):  # what it still holds may be what cannot be written
             if self._writer is not None:
                 self._writer.close()

@@ -9,6 +9,7 @@ Rules that hold here:
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Piece", "copy_piece", "packed_piece", "read_columns", "to_batch"]
 
+_SMALL_PART_BYTES = 8192
+_REMEMBERED = 16  # arrays that many batches share; one takes about as much as their rows
 _STEPS = pa.list_(pa.field("steps", pa.uint64(), nullable=False))
 
 
@@ -49,25 +52,35 @@ class Piece:
         return values if len(values) == self.rows else np.repeat(values, self.rows, axis=0)
 
 
-def packed_piece(context: LogContext, steps: int, items: bytes, rows: int) -> Piece:
-    """Rows that were packed one by one, as a piece: each column is cut out of all at once.
+def packed_piece(
+    context: LogContext, steps: int, parts: Sequence[bytes | memoryview], rows: int
+) -> Piece:
+    """Rows that were packed one by one, as a piece: each column is cut out of many at once.
 
     Args:
         context: the rows' context.
         steps: how many steps' times each row has.
-        items: the rows, copied out of the ring's memory.
+        parts: the rows, in any number of runs; they may be views of the ring's memory.
         rows: how many they are.
 
     Raises:
-        ValueError: the items are not as long as the context says.
+        ValueError: the parts are not as long as the context says.
     """
     item_bytes = context.packed_bytes(steps)
-    if len(items) != rows * item_bytes:
-        raise ValueError(f"{rows} packed rows of {item_bytes} bytes in {len(items)}")
+    size_bytes = sum(map(len, parts))
+    if size_bytes != rows * item_bytes:
+        raise ValueError(f"{rows} packed rows of {item_bytes} bytes in {size_bytes}")
+    if size_bytes < len(parts) * _SMALL_PART_BYTES:
+        parts = [b"".join(parts)]  # one copy more is cheaper than many small ones
 
     def cut(place: int, size: int) -> np.ndarray:
         # as void a value is copied by one call, not byte by byte
-        return np.ndarray((rows,), f"V{size}", items, place, (item_bytes,)).copy()
+        column, row = np.empty(rows, f"V{size}"), 0
+        for part in parts:
+            count = len(part) // item_bytes
+            column[row : row + count] = np.ndarray((count,), f"V{size}", part, place, (item_bytes,))
+            row += count
+        return column
 
     times_ms = cut(0, 8).view(np.int64)
     elapsed_ns = cut(8, 8 * steps).view(np.uint64).reshape(rows, steps)
@@ -125,8 +138,7 @@ def copy_piece(
     if header.form == PACKED:
         size = context.packed_bytes(header.steps)
         start = HEADER.size + rows.start * size
-        items = bytes(value[start : start + count * size])
-        return packed_piece(context, header.steps, items, count)
+        return packed_piece(context, header.steps, [value[start : start + count * size]], count)
     times_ms = np.array([header.time_ms], np.int64)
     elapsed = bytes(value[HEADER.size : HEADER.size + 8 * header.steps])
     elapsed_ns = np.frombuffer(elapsed, np.uint64).reshape(1, header.steps)
@@ -205,10 +217,15 @@ def _column(leaf: pa.Field, shape: Sequence[int], rows: int, data: bytes | memor
     else:
         values = pa.Array.from_buffers(levels[-1], counts[-1], [None, pa.py_buffer(data)])
     for depth in range(len(shape) - 1, -1, -1):
-        offsets = np.arange(counts[depth] + 1, dtype=np.int32) * np.int32(shape[depth])
-        buffers = [None, pa.py_buffer(offsets)]
+        buffers = [None, _offsets(counts[depth], shape[depth])]
         values = pa.Array.from_buffers(levels[depth], counts[depth], buffers, children=[values])
     return values
+
+
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _offsets(count: int, width: int) -> pa.Buffer:
+    """Offsets of so many lists that are equally long; one batch is often as large as the next."""
+    return pa.py_buffer(np.arange(count + 1, dtype=np.int32) * np.int32(width))
 
 
 def _with_own_columns(run: Sequence[Piece], payload: list[pa.Array]) -> pa.RecordBatch:
@@ -224,38 +241,46 @@ def _with_own_columns(run: Sequence[Piece], payload: list[pa.Array]) -> pa.Recor
 
 
 def _metadata(run: Sequence[Piece], kind: pa.DataType) -> pa.Array:
-    contexts = list({id(piece.context): piece.context for piece in run}.values())
-    constants = pa.array([{**c.constants, "elapsed": []} for c in contexts], kind)
-    place = {id(context): index for index, context in enumerate(contexts)}
-    places = np.array([place[id(piece.context)] for piece in run], np.int64)
-    chosen = np.repeat(places, [piece.rows for piece in run])
-    taken = [
-        _elapsed(run) if leaf.name == "elapsed" else _chosen(constants.field(i), chosen)
-        for i, leaf in enumerate(kind)
-    ]
-    return pa.Array.from_buffers(kind, len(chosen), [None], children=taken)
+    parts: list[tuple[LogContext, int]] = []  # contexts, and for how many rows
+    for piece in run:
+        if parts and parts[-1][0] is piece.context:
+            parts[-1] = piece.context, parts[-1][1] + piece.rows
+        else:
+            parts.append((piece.context, piece.rows))
+    taken = []
+    for leaf in kind:
+        if leaf.name == "elapsed":
+            taken.append(_elapsed(run))
+        else:
+            constants = [_constant(context, leaf.name, rows) for context, rows in parts]
+            taken.append(constants[0] if len(parts) == 1 else pa.concat_arrays(constants))
+    return pa.Array.from_buffers(kind, sum(rows for _, rows in parts), [None], children=taken)
 
 
-def _chosen(constants: pa.Array, chosen: np.ndarray) -> pa.Array:
-    """A constant of its context for each row."""
-    if len(constants) > 1 or not pa.types.is_string(constants.type):
-        return constants.take(_numbers(pa.int64(), chosen))
-    rows, text = len(chosen), constants[0].as_py().encode()  # four times as quick as take
-    offsets = np.arange(rows + 1, dtype=np.int32) * np.int32(len(text))
-    buffers = [None, pa.py_buffer(offsets), pa.py_buffer(text * rows)]
+@functools.lru_cache(maxsize=_REMEMBERED)
+def _constant(context: LogContext, name: str, rows: int) -> pa.Array:
+    """A constant of a context for each of so many rows; one batch is often as large as the next."""
+    constant = pa.array([context.constants[name]], context.schema.field("metadata").type[name].type)
+    if not pa.types.is_string(constant.type):
+        return constant.take(_numbers(pa.int64(), np.zeros(rows, np.int64)))
+    text = constant[0].as_py().encode()  # four times as quick as take
+    buffers = [None, _offsets(rows, len(text)), pa.py_buffer(text * rows)]
     return pa.Array.from_buffers(pa.string(), rows, buffers)
 
 
 def _elapsed(run: Sequence[Piece]) -> pa.Array:
     parts = [piece.per_row(piece.elapsed_ns) for piece in run]
-    lengths = np.repeat([part.shape[1] for part in parts], [len(part) for part in parts])
-    offsets = np.zeros(len(lengths) + 1, np.int32)
-    np.cumsum(lengths, out=offsets[1:])
+    rows, widths = sum(map(len, parts)), {part.shape[1] for part in parts}
+    if len(widths) == 1:
+        offsets = _offsets(rows, widths.pop())
+    else:
+        lengths = np.repeat([part.shape[1] for part in parts], [len(part) for part in parts])
+        places = np.zeros(rows + 1, np.int32)
+        np.cumsum(lengths, out=places[1:])
+        offsets = pa.py_buffer(places)
     values = np.concatenate([part.reshape(-1) for part in parts])
     data = _numbers(pa.uint64(), values)
-    return pa.Array.from_buffers(
-        _STEPS, len(lengths), [None, pa.py_buffer(offsets)], children=[data]
-    )
+    return pa.Array.from_buffers(_STEPS, rows, [None, offsets], children=[data])
 
 
 def _numbers(kind: pa.DataType, values: np.ndarray) -> pa.Array:

@@ -33,7 +33,7 @@ from engine.logring.leftover import drop_known_rows
 from engine.logring.pack import OpenPack, open_pack, pack_bytes, read_pack
 from engine.logring.rows import evict, first_row, stop_row
 from engine.logring.store import Store, boot_id, file_stamp, pages
-from engine.logring.synced import SyncedState, restore
+from engine.logring.synced import SyncedState, forget, restore
 
 __all__ = ["open_store", "open_to_read"]
 
@@ -263,6 +263,7 @@ def _store(
 
 def _shrink(directory: pathlib.Path, env: lmdb.Environment, map_bytes: int) -> None:
     """Evict down to the new size and rewrite the file compactly; the environment gets closed."""
+    forget(directory)  # nothing holds the pages that it names, and then they are not there at all
     rewritten = directory / "data.mdb.new"
     page_bytes = env.stat()["psize"]
     budget = map_bytes // page_bytes // 2

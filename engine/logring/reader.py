@@ -197,7 +197,7 @@ class _PageReader:
             value = cursor.value()
         count = row - self._row
         if count:
-            piece = packed_piece(context, header.steps, b"".join(parts), count)
+            piece = packed_piece(context, header.steps, parts, count)
             self._add(piece, count * row_bytes, row)
         return has_more
 

@@ -26,7 +26,7 @@ import lmdb
 if TYPE_CHECKING:
     import pathlib
 
-__all__ = ["SyncedState", "restore"]
+__all__ = ["SyncedState", "forget", "restore"]
 
 _NAME = "synced.meta"
 _PAGE_BYTES = 4096
@@ -101,8 +101,7 @@ class SyncedState:
             if not held:
                 return False
             try:
-                (self._directory / _NAME).unlink(missing_ok=True)
-                _sync_folder(self._directory)
+                forget(self._directory)
             except OSError:
                 return False  # it may be needed: it stays
             self._release()
@@ -147,6 +146,19 @@ def restore(directory: pathlib.Path) -> bool:
         file.flush()
         os.fsync(file.fileno())
     return True
+
+
+def forget(directory: pathlib.Path) -> None:
+    """Have the disk know that there is no such state any more, before its file is changed.
+
+    Raises:
+        OSError: the disk refuses.
+    """
+    try:
+        (directory / _NAME).unlink()
+    except FileNotFoundError:
+        return
+    _sync_folder(directory)
 
 
 def _sync_folder(directory: pathlib.Path) -> None:

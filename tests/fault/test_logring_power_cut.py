@@ -12,7 +12,7 @@ import pytest
 from support.answers import numbered, numbers
 
 from engine.codecs.record_batch import record_batch
-from engine.logring import LogRing, PageQuery
+from engine.logring import LogRing, PageQuery, opening
 
 pytestmark = pytest.mark.fault
 
@@ -147,6 +147,28 @@ def test_rows_that_came_one_by_one_since_the_last_sync(tmp_path, share):
         assert everything(ring) == list(range(kept))
         assert kept in {0.0: {10}, 0.5: {10, 40}, 1.0: {40}}[share]
         ring.close()
+
+
+def test_a_ring_that_was_cut_down_does_not_go_back_to_what_it_was(tmp_path):
+    """The power is cut when the smaller file has just taken the place of the larger one."""
+    writer = Writer(tmp_path / "log", 3)
+    writer.write(80_000)
+    writer.ring.maintain()
+    stop = writer.ring.stats().next_row
+    after_the_cut(tmp_path / "disk", [writer.files()] * 2, random.Random(3))
+    writer.ring.close()
+    assert (tmp_path / "disk" / "synced.meta").exists()
+
+    opening._shrink(
+        tmp_path / "disk", opening._open_env(tmp_path / "disk", LIMIT_BYTES), LIMIT_BYTES // 4
+    )
+    ring = LogRing(tmp_path / "disk", LIMIT_BYTES // 3, record_batch)
+
+    rows = everything(ring)
+    assert rows == list(range(rows[0], stop))
+    assert ring.append([numbered(ring.stats().next_row, 3)]) == 3
+    ring.close()
+    assert not list((tmp_path / "disk").glob("*.bad-*"))
 
 
 def test_a_ring_written_over_between_two_syncs_keeps_rows_and_starts_again(tmp_path):
