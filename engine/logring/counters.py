@@ -7,6 +7,7 @@ Rules that hold here:
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from engine.logring.writer import RowWriter
 
 __all__ = ["Counters", "RingStats", "snapshot"]
+
+log = logging.getLogger("sagitta")
 
 LATENCY_BUCKETS = 40  # bucket n counts commits that took less than 2**n ns
 
@@ -75,6 +78,20 @@ class Counters:
     commit_ns: int = 0
     commit_buckets: list[int] = dataclasses.field(default_factory=lambda: [0] * LATENCY_BUCKETS)
     syncs: int = 0
+    failing: str | None = None  # why the last append kept nothing
+
+    def not_kept(self, rows: int, reason: str, error: Exception | None = None) -> None:
+        """Count rows that could not be kept; the first ones of a kind are told."""
+        self.rows_not_kept[reason] += rows
+        if self.failing != reason:
+            self.failing = reason
+            log.error("rows are missing from the inference log (%s): %s", reason, error or "")
+
+    def kept_again(self) -> None:
+        """Rows are kept, whether or not the ones before them were."""
+        if self.failing is not None:
+            self.failing = None
+            log.warning("the inference log keeps rows again")
 
     def committed(self, rows: int, elapsed_ns: int) -> None:
         """Count one append."""
@@ -96,13 +113,12 @@ def snapshot(
     failures: FailureLog,
     *,
     closed: str | None,
-    failing: str | None,
 ) -> RingStats:
     """What ``RingStats`` says, of a log that is open where it has a writer."""
     page_bytes = 0 if writer is None else writer.store.page_bytes
     return RingStats(
         closed=closed,
-        failing=failing,
+        failing=counters.failing,
         rows_kept=counters.rows_kept,
         rows_evicted=counters.rows_evicted,
         rows_evicted_before_upload=counters.rows_evicted_before_upload,

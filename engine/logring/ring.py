@@ -81,7 +81,6 @@ class LogRing:
         self._broken = False
         self._dirty = False
         self._closed: str | None = None  # why there is no writer, in one word
-        self._failing: str | None = None  # why the last append kept nothing
         self.failures = FailureLog()
         self._sync_thread = LogSync(self.maintain)
         self._open()
@@ -105,7 +104,17 @@ class LogRing:
         if not records:
             return 0
         with self._lock:
-            kept = self._append(records)
+            writer = self._writer
+            if (  # nearly always, and in few steps: an engine that has slept runs them uncached
+                like_it is not None
+                and writer is not None
+                and self._counters.failing is None
+                and not self._broken
+                and writer.add(like_it)
+            ):
+                kept, self._dirty = like_it.rows, True
+            else:
+                kept = self._append(records)
             if kept:
                 self._counters.committed(kept, time.perf_counter_ns() - started)
         return kept
@@ -114,7 +123,9 @@ class LogRing:
         """Answers as records, those that cannot be kept counted and left out."""
         writer = self._writer
         if writer is None:
-            self._not_kept(sum([result.frame.rows for result in results]), self._closed or _CLOSED)
+            self._counters.not_kept(
+                sum([result.frame.rows for result in results]), self._closed or _CLOSED
+            )
             return []
         largest = writer.largest_record_bytes
         records: list[Record | PackedRows] = []
@@ -123,11 +134,11 @@ class LogRing:
                 of_one = self._encoder.encode(result, min(_RECORD_BYTES, largest) - _SLACK_BYTES)
             except (EngineError, ValueError, TypeError, OverflowError) as error:
                 # an answer that has no form as records, e.g. an output that is not one value a row
-                self._not_kept(result.frame.rows, "no_record_form", error)
+                self._counters.not_kept(result.frame.rows, "no_record_form", error)
                 continue
             too_large = sum([record.rows for record in of_one if record.size > largest])
             if too_large:
-                self._not_kept(too_large, "too_large")
+                self._counters.not_kept(too_large, "too_large")
                 of_one = [record for record in of_one if record.size <= largest]
             records += of_one
         return records
@@ -135,30 +146,22 @@ class LogRing:
     def _append(self, records: Sequence[Record | PackedRows]) -> int:
         writer, rows = self._writer, sum([record.rows for record in records])
         if writer is None or self._broken:
-            self._not_kept(rows, self._closed or "disk")
+            self._counters.not_kept(rows, self._closed or "disk")
             return 0
         first = writer.next_row
         try:
             writer.append(records)
         except lmdb.MapFullError as error:
-            self._not_kept(rows - writer.next_row + first, "map_full", error)
+            self._counters.not_kept(rows - writer.next_row + first, "map_full", error)
         except lmdb.Error as error:
             # a full disk may take the next commit; after anything else the file is opened anew
             self._broken = not isinstance(error, lmdb.DiskError)
-            self._not_kept(rows - writer.next_row + first, "disk", error)
+            self._counters.not_kept(rows - writer.next_row + first, "disk", error)
         else:
-            if self._failing is not None:
-                self._failing = None
-                log.warning("the inference log keeps rows again")
+            self._counters.kept_again()
         kept = writer.next_row - first
         self._dirty = self._dirty or kept > 0
         return kept
-
-    def _not_kept(self, rows: int, reason: str, error: Exception | None = None) -> None:
-        self._counters.rows_not_kept[reason] += rows
-        if self._failing != reason:
-            self._failing = reason
-            log.error("rows are missing from the inference log (%s): %s", reason, error or "")
 
     def append_failure(self, pipeline: PipelineIdentity, partition: str, error: str) -> None:
         """Remember a request that failed; it is on disk about a second later.
@@ -299,6 +302,4 @@ class LogRing:
 
     def stats(self) -> RingStats:
         """A snapshot of the counters; takes no lock."""
-        return snapshot(
-            self._counters, self._writer, self.failures, closed=self._closed, failing=self._failing
-        )
+        return snapshot(self._counters, self._writer, self.failures, closed=self._closed)

@@ -94,27 +94,38 @@ class RowWriter:
             if isinstance(record, PackedRows) and self._pack.can_hold(len(record.items)):
                 self._append_portions(waiting)
                 waiting = []
-                self.append_rows(record)
+                if not self.add(record):
+                    self._begin(record)
             else:
                 waiting.append(record)
         self._append_portions(waiting)
 
-    def append_rows(self, rows: PackedRows) -> None:
-        """Append rows to the open pack, where they are committed at once; as ``append`` does."""
+    def add(self, rows: PackedRows) -> bool:
+        """Append rows to the open pack, where they are committed at once, if that is all it takes.
+
+        Returns:
+            False where it takes a transaction: nothing was done.
+        """
         newest_ms = self._newest_ms
-        newest_ms = max(newest_ms, rows.newest_ms)
+        if rows.newest_ms > newest_ms:  # noqa: PLR1730 - a call less
+            newest_ms = rows.newest_ms
+        if rows.oldest_ms < newest_ms - self.store.disorder_ms or not self._pack.add(
+            rows.context, rows.steps, rows.rows, rows.items
+        ):
+            return False
+        self.next_row += rows.rows
+        self._newest_ms = newest_ms
+        return True
+
+    def _begin(self, rows: PackedRows) -> None:
+        """Append rows that are not the open pack's next ones: to one that is begun with them."""
+        newest_ms = max(self._newest_ms, rows.newest_ms)
         if rows.oldest_ms < newest_ms - self.store.disorder_ms:
             self._keep_disorder(newest_ms - rows.oldest_ms)
-        pack, count = self._pack, rows.rows
-        if not pack.add(rows.context, rows.steps, count, rows.items):
-            if not pack.can_hold(len(rows.items)):
-                self._append_portions([rows])
-                return
-            number = self._commit_in_any_case((), rows.context)
-            pack.begin(rows.context, number, self.next_row, rows.oldest_ms, rows.steps)
-            pack.add(rows.context, rows.steps, count, rows.items)
-        self.next_row += count
-        self._newest_ms = newest_ms
+        number = self._commit_in_any_case((), rows.context)
+        self._pack.begin(rows.context, number, self.next_row, rows.oldest_ms, rows.steps)
+        if not self.add(rows):
+            raise AssertionError("rows do not fit a pack that was begun for them. This is a bug.")
 
     def put_pack(self) -> bool:
         """Write the rows of the open pack into the ring, if there are new ones: whether there were.
@@ -173,15 +184,7 @@ class RowWriter:
         raise AssertionError("the last try returns or raises. This is a bug.")
 
     def _commit(self, records: Sequence[Record | PackedRows], context: LogContext | None) -> int:
-        """Write the open pack and records behind it.
-
-        Args:
-            records: rows from ``next_row`` on.
-            context: what a pack to be begun is of; None where none is.
-
-        Returns:
-            That context's number; 0 without one.
-        """
+        """Write the open pack and records behind it; the number of a context for a new pack."""
         try:
             return self._write(records, context)
         except BaseException:
