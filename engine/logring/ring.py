@@ -164,13 +164,7 @@ class LogRing:
         return kept
 
     def append_failure(self, pipeline: PipelineIdentity, partition: str, error: str) -> None:
-        """Remember a request that failed; it is on disk about a second later.
-
-        Args:
-            pipeline: what it was sent to.
-            partition: name of the edge or host.
-            error: why it failed.
-        """
+        """Remember why a request failed; it is on disk about a second later."""
         now_ms = time.time_ns() // 1_000_000
         self.failures.add(Failure(now_ms, error, pipeline.version, partition))
 
