@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.routing import Route
 
@@ -94,6 +95,7 @@ def rest_app(service: Service, partition: str) -> ASGIApp:
         exception_handlers={
             EngineError: _engine_error,
             HTTPException: _http_exception,
+            ClientDisconnect: _gone,
             Exception: _engine_error,
         },
     )
@@ -134,6 +136,10 @@ class _Authorized:
 
 async def _only_for_its_method(_request: Request) -> Response:
     raise NotFoundError("this path is POST only")  # the protocol answers POST
+
+
+async def _gone(_request: Request, _error: Exception) -> Response:
+    return Response()  # which nobody gets: the client left before its request was whole
 
 
 async def _engine_error(_request: Request, error: Exception) -> Response:

@@ -17,6 +17,7 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from engine.refusal import error_body
+from engine.rest.flow import Flow
 from engine.rest.media import JSON_TYPE, Reply
 
 if TYPE_CHECKING:
@@ -28,10 +29,8 @@ MAX_HEAD_BYTES: Final = 64 << 10
 MAX_HEADERS: Final = 200
 HEAD_TIMEOUT_S: Final = 10.0
 BODY_TIMEOUT_S: Final = 30.0
-WRITE_TIMEOUT_S: Final = 30.0
 LINGER_S: Final = 2.0
 REQUEST_TIMEOUT: Final = 408  # what a missed deadline is answered with while a request arrives
-GONE: Final = -1  # ... while a reply is not read: nothing, the connection is cut
 IDLE: Final = 0  # ... between requests: nothing, the connection is closed
 
 
@@ -43,27 +42,33 @@ class LimitedProtocol(HttpToolsProtocol):
     """One connection."""
 
     cycle: Any  # the newest request of the connection, which has uvicorn's few attributes
+    flow: Flow
     pipeline: Any  # the requests that wait for their turn, newest first
 
     def __init__(self, *arguments: Any, **options: Any) -> None:  # noqa: ANN401 - uvicorn's own
         super().__init__(*arguments, **options)
         self._deadline_s: float | None = time.monotonic() + HEAD_TIMEOUT_S
         self._deadline_status = REQUEST_TIMEOUT
-        self._head_bytes = 0
+        self._is_next_due = False  # once the replies before it are read
+        self._head_bytes = 0  # of a head, or of trailers: what came without a byte of a body
         self._is_in_head = True
         self.is_between = True  # no byte of the next request was parsed yet
         self.is_lingering = False  # refused: what still comes is dropped
         self._refusal: Reply | None = None
         self._parsed: Any = None  # the request being parsed
 
+    def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - uvicorn's own
+        """A client has come."""
+        super().connection_made(transport)
+        self.flow = Flow(transport, self.pipeline)
+
     def data_received(self, data: bytes) -> None:
         """Parse what arrived, within the limits."""
         if self.is_lingering:
             return
-        if self._is_in_head:
-            self._head_bytes += len(data)
-            if self._deadline_status != REQUEST_TIMEOUT:
-                self._set_deadline(HEAD_TIMEOUT_S, REQUEST_TIMEOUT)
+        self._head_bytes += len(data)
+        if self._is_in_head and self._deadline_status != REQUEST_TIMEOUT:
+            self._set_deadline(HEAD_TIMEOUT_S, REQUEST_TIMEOUT)
         try:
             self.parser.feed_data(data)
         except httptools.HttpParserUpgrade as upgrade:
@@ -73,7 +78,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 text = f"this is not valid HTTP: {error}"
                 self._refusal = plain_reply(400, text)
             self._refuse(self._refusal)
-        if self._is_in_head and self._head_bytes > MAX_HEAD_BYTES:
+        if self._head_bytes > MAX_HEAD_BYTES:
             self._refuse(_head_too_large())
 
     def on_message_begin(self) -> None:
@@ -86,7 +91,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self.is_between = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        """Take one header."""
+        """Take one header; what trails a body is of no use, and no header."""
+        if not self._is_in_head:
+            return
         name = name.lower()
         if name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
@@ -100,11 +107,14 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._head_bytes > MAX_HEAD_BYTES and self._declared_head_bytes() > MAX_HEAD_BYTES:
             self.stop(_head_too_large())
         self._head_bytes = 0
+        if self.expect_100_continue and self.parser.get_http_version() == "1.0":
+            self.expect_100_continue = False  # it knows of no reply before the reply
         self._set_deadline(BODY_TIMEOUT_S, REQUEST_TIMEOUT)
 
     def end_request(self) -> None:
         """The request is whole; what is left of the connection's time belongs to the engine."""
         self._deadline_s = None
+        self._head_bytes = 0
         self._is_in_head = self.is_between = True
         self._parsed = None
 
@@ -116,42 +126,54 @@ class LimitedProtocol(HttpToolsProtocol):
         """
         self.server_state.total_requests += 1
         if not self.transport.is_closing():
-            if self.flow.read_paused and not self.flow.write_paused:
-                self.flow.resume_reading()
             if self.pipeline:
                 self.loop.call_soon(self._start_next)  # not from here: they may be thousands
+            elif self.is_lingering and self._refusal is not None:
+                self._send_refusal(self._refusal)
+            elif self.flow.read_paused:
+                self.flow.resume_reading()
         if self._deadline_s is None:
             self._deadline_s = time.monotonic() + self.timeout_keep_alive
             self._deadline_status = IDLE
 
     def _start_next(self) -> None:
-        if self.pipeline and not self.transport.is_closing():
-            self._start_asgi_task(*self.pipeline.pop())
+        self._is_next_due = self.flow.write_paused
+        if self._is_next_due or not self.pipeline or self.transport.is_closing():
+            return
+        if len(self.pipeline) == 1 and not self.is_between:  # the rest of it was not read so far
+            self._set_deadline(BODY_TIMEOUT_S, REQUEST_TIMEOUT)
+        self._start_asgi_task(*self.pipeline.pop())
+        self.flow.resume_reading()
 
     def pause_writing(self) -> None:
         """The client reads slower than it is answered: take nothing more from it meanwhile."""
         super().pause_writing()
         self.flow.pause_reading()
-        self._set_deadline(WRITE_TIMEOUT_S, GONE)
 
     def resume_writing(self) -> None:
         """The client has caught up."""
         super().resume_writing()
+        if self._deadline_s is not None and self._deadline_status == IDLE:
+            self._set_deadline(self.timeout_keep_alive, IDLE)
+        if self._is_next_due:
+            self.loop.call_soon(self._start_next)
         self.flow.resume_reading()
-        self._deadline_s = None
-        if self.cycle is None or self.cycle.response_complete:
-            self._set_deadline(float(self.timeout_keep_alive), IDLE)
 
     def check_deadline(self, now_s: float) -> None:
-        """Close a connection that is idle, sends or reads too slowly."""
+        """Close a connection that is idle, or sends or reads too slowly."""
+        if self.flow.is_stuck(now_s):
+            self.transport.abort()
+            return
         if self._deadline_s is None or now_s < self._deadline_s:
+            return
+        if self.flow.read_paused:  # it is not heard: what it sends cannot be late
+            self._deadline_s = now_s + BODY_TIMEOUT_S
             return
         self._deadline_s = None
         if self._deadline_status == REQUEST_TIMEOUT and (self._head_bytes or not self._is_in_head):
             self._refuse(plain_reply(REQUEST_TIMEOUT, "the request did not arrive in time"))
-        elif self._deadline_status == GONE:
-            self.transport.abort()
         else:
+            self.flow.watch()  # closing waits until the replies are read
             self.transport.close()
 
     def send_400_response(self, msg: str) -> None:
@@ -209,19 +231,31 @@ class LimitedProtocol(HttpToolsProtocol):
         raise RefusedError
 
     def _refuse(self, reply: Reply) -> None:
-        """Send a last reply, then read past what still comes for a short while."""
+        """Send a last reply once earlier requests are answered; what still comes is dropped."""
         if self.is_lingering or self.transport.is_closing():
             return
         self.is_lingering = True
-        cycle = self.cycle
-        if self.pipeline or not (cycle is None or cycle.response_complete or cycle is self._parsed):
-            self._close_after_reply()  # an earlier request is still to be answered
-            return
-        if self._parsed is not None:
-            self._parsed.response_complete = self._parsed.disconnected = True
-            self._parsed.message_event.set()
-        head = b"%bcontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % (
+        self._refusal = reply
+        parsed, last = self._parsed, self.cycle
+        is_first = last is None or last.response_complete
+        if parsed is not None:
+            is_first = not (self.pipeline and self.pipeline[0][0] is parsed)
+            if not is_first:
+                self.pipeline.popleft()
+            parsed.response_complete = parsed.disconnected = True
+            parsed.message_event.set()
+        if is_first:
+            self._send_refusal(reply)
+
+    def _send_refusal(self, reply: Reply) -> None:
+        """Send the connection's last reply, then read past what still comes for a short while."""
+        self._refusal = None
+        fields = b"".join(
+            b"%b: %b\r\n" % field for field in (*self.server_state.default_headers, *reply.headers)
+        )
+        head = b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % (
             STATUS_LINE[reply.status],
+            fields,
             reply.content_type,
             len(reply.body),
         )
@@ -231,6 +265,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._set_deadline(LINGER_S, IDLE)
         else:
             self.transport.close()
+        self.flow.resume_reading()
 
 
 def sweep(connections: Any) -> None:  # noqa: ANN401 - uvicorn's set of any protocols

@@ -8,7 +8,8 @@ Rules that hold here:
   too when it is expected to be quick and a run slot is free (``turn``). Everything else goes into
   the line, and whoever runs it there decodes what is not decoded yet, runs and encodes.
 - An exception never leaves an exchange: whatever happens becomes a reply.
-- A body of known length is filled into one buffer; one that came in one piece is not copied.
+- A body that came in one piece is not copied; any other grows as it comes. What a head announces
+  takes no memory.
 - The bytes of all bodies that are held, arriving or waiting, have one bound: many slow uploads
   cannot take all memory. They are given back exactly once, when the exchange ends in any way.
 """
@@ -104,20 +105,16 @@ class Exchange(InferRequest):
     _timer: asyncio.TimerHandle | None = None
     _is_turn = False
 
-    def __init__(
-        self, protocol: EngineProtocol, service: Service, *, length: int | None, keep_alive: bool
-    ) -> None:
+    def __init__(self, protocol: EngineProtocol, service: Service, *, keep_alive: bool) -> None:
         """Begin to gather a body.
 
         Args:
             protocol: the connection.
             service: what all connections share.
-            length: the announced body length; None where it comes in chunks.
             keep_alive: whether the connection outlives the reply.
         """
         self._protocol = protocol
         self._service = service
-        self._length = length
         self.keep_alive = keep_alive
 
     def accept(self, head: CallHead) -> None:
@@ -148,17 +145,9 @@ class Exchange(InferRequest):
         if self._filled == size_bytes:
             self._body = chunk  # the first piece, most often the only one
             return
-        if self._length is None:
-            if isinstance(self._body, bytes):
-                self._body = bytearray(self._body)
-            self._body += chunk
-            return
-        start = self._filled - size_bytes
         if isinstance(self._body, bytes):
-            whole = bytearray(self._length)
-            whole[:start] = self._body
-            self._body = whole
-        self._body[start : self._filled] = chunk
+            self._body = bytearray(self._body)
+        self._body += chunk
 
     def complete(self) -> None:
         """The body is whole."""
@@ -192,6 +181,9 @@ class Exchange(InferRequest):
 
     def settle(self) -> None:
         """Encode and send the reply, also where something failed."""
+        if self.is_abandoned:
+            self.outcome = self.frame = self.feeds = None
+            return
         reply = _write_outcome(self._service, self._head, self)
         if self.queued_ns:  # by a thread of the line
             self._service.turn.send(self._protocol.loop, self._finish, reply)
@@ -235,6 +227,7 @@ class Exchange(InferRequest):
             f"no answer within {self._service.request_timeout_s:g} s (REQUEST_TIMEOUT_S): "
             "the engine is busy, or the request is too large for that time"
         )
+        self.is_abandoned = True  # counted as late, and as nothing else
         self._finish(_refuse(self._service, DeadlineExceededError(text)))
 
     def _finish(self, reply: Reply) -> None:

@@ -106,7 +106,7 @@ class _Collector:
             ("sagitta_slots_busy", "Run slots in use", self._line.busy),
             ("sagitta_queue_requests", "Requests waiting for a slot", waiting_requests),
             ("sagitta_queue_rows", "Rows waiting for a slot", waiting_rows),
-            ("sagitta_queue_bytes", "InferRequest bytes waiting for a slot", waiting_bytes),
+            ("sagitta_queue_bytes", "Request bytes waiting for a slot", waiting_bytes),
         ):
             yield GaugeMetricFamily(name, text, value=value)
         if self._plane.log is not None:

@@ -35,6 +35,7 @@ __all__ = ["EngineProtocol"]
 MAX_OTHER_BODY_BYTES: Final = 1 << 20  # the other endpoints read a cursor at most
 JOIN_BELOW: Final = 1 << 16  # a reply this small goes out in one piece with its head
 PIPELINES: Final = b"/pipelines/"
+CONTINUE: Final = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
 class EngineProtocol(LimitedProtocol):
@@ -87,6 +88,7 @@ class EngineProtocol(LimitedProtocol):
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of the body."""
+        self._head_bytes = 0
         if self._exchange is None:
             self._other_bytes += len(body)
             if self._other_bytes > MAX_OTHER_BODY_BYTES:
@@ -136,6 +138,8 @@ class EngineProtocol(LimitedProtocol):
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:  # noqa: ANN401 - uvicorn's own
         if isinstance(cycle, Exchange):
+            if self.expect_100_continue and not self.is_between:
+                self.transport.write(CONTINUE)
             cycle.take_turn()
         else:
             super()._start_asgi_task(cycle, app)
@@ -145,6 +149,8 @@ class EngineProtocol(LimitedProtocol):
         if not self.answers_inference or self.parser.get_method() != b"POST":
             return None
         path = self.url.partition(b"?")[0]
+        if not path.startswith(b"/"):  # as to a proxy: with scheme and host
+            path = b"/" + path.partition(b"://")[2].partition(b"/")[2]
         if path == b"/infer":
             return ""
         if path.startswith(PIPELINES) and b"/" not in path[len(PIPELINES) :]:
@@ -156,7 +162,7 @@ class EngineProtocol(LimitedProtocol):
         text = headers.get(b"content-length")
         length = None if text is None else int(text)
         keep_alive = self.may_keep_alive()
-        exchange = Exchange(self, self.service, length=length, keep_alive=keep_alive)
+        exchange = Exchange(self, self.service, keep_alive=keep_alive)
         authorization = headers.get(b"authorization", b"")
         try:
             if self.service.tokens is not None:
@@ -192,7 +198,7 @@ class EngineProtocol(LimitedProtocol):
                     self._deadline_s = None
                     self.write_reply(reply, keep_alive=True)
                     return True
-            exchange = Exchange(self, service, length=len(body), keep_alive=True)
+            exchange = Exchange(self, service, keep_alive=True)
             exchange.feed(body)
         except EngineError:
             return False
@@ -208,7 +214,7 @@ class EngineProtocol(LimitedProtocol):
         self.cycle = exchange
         if earlier is None or earlier.response_complete:
             if self.expect_100_continue:
-                self.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+                self.transport.write(CONTINUE)
             exchange.take_turn()
         else:
             self.flow.pause_reading()

@@ -14,6 +14,7 @@ Rules that hold here:
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -77,7 +78,8 @@ class Turn:
     def send(self, loop: asyncio.AbstractEventLoop, finish: Finish, reply: Reply) -> None:
         """Bring a reply back from another thread: ``finish(reply)`` on the event loop."""
         self._replies.append((finish, reply))
-        loop.call_soon_threadsafe(self._send_all)
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and every connection with it
+            loop.call_soon_threadsafe(self._send_all)
 
     def _send_all(self) -> None:
         while self._replies:

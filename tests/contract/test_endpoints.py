@@ -81,10 +81,12 @@ def test_a_pipeline_by_its_name_is_the_one_that_is_served(client, engine):
 def test_pipeline_endpoint_is_the_same_as_infer(engine):
     by_name = engine.post("/pipelines/edge-cv-retail", ROWS)
     quoted = engine.post("/pipelines/edge%2Dcv%2Dretail", ROWS)
+    absolute = engine.post(f"{engine.base_url}/infer?dataset[]=out", ROWS)
     static = engine.post("/infer", ROWS)
 
     outputs = [reply.json[0]["outputs"] for reply in (by_name, quoted, static)]
     assert outputs[0] == outputs[1] == outputs[2]
+    assert absolute.json == [{"y": [28.0, 34.0]}]
 
 
 def test_400(client, engine):

@@ -81,6 +81,20 @@ def test_hostile_43_a_second_signal_ends_at_once(slow_engine):
 
 
 @pytest.mark.slow
+def test_a_run_whose_caller_has_left_ends_in_silence(slow_engine):
+    engine = slow_engine()
+    with engine.connect() as wire:
+        wire.send(slow_request())
+        engine.until_metric("sagitta_slots_busy", 1)
+    engine.until_connections_are(0)
+
+    engine.terminate()
+
+    assert engine.wait() == 0
+    assert "Traceback" not in engine.output
+
+
+@pytest.mark.slow
 def test_a_run_that_does_not_end_cannot_hold_the_stop_up(slow_engine):
     engine = slow_engine(SHUTDOWN_GRACE_S="1")
     with engine.connect() as wire:

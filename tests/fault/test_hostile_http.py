@@ -168,9 +168,10 @@ def impatient(tmp_path_factory):
     """The real engine with deadlines of 1 s in place of 10 s and 30 s, for tests that wait."""
     folder = models.write_pipeline(tmp_path_factory.mktemp("pipeline"), models.linear())
     program = (
-        "import sys, engine.rest.connection as connection, engine.__main__ as main\n"
+        "import sys, engine.rest.connection as connection, engine.rest.flow as flow\n"
+        "import engine.__main__ as main\n"
         "connection.HEAD_TIMEOUT_S = connection.BODY_TIMEOUT_S = 1.0\n"
-        "connection.WRITE_TIMEOUT_S = 1.0\n"
+        "flow.WRITE_TIMEOUT_S = 1.0\n"
         "sys.exit(main.main(['serve']))\n"
     )
     engine = Engine({"PIPELINE_URL": str(folder)}, [sys.executable, "-c", program]).ready()

@@ -30,6 +30,10 @@ def error_count(engine, code):
     return engine.metrics().get(f'sagitta_errors_total{{code="{code}"}}', 0)
 
 
+def answered_rows(engine):
+    return sum(value for name, value in engine.metrics().items() if "request_rows_sum" in name)
+
+
 def test_a_full_line_is_429_at_once(slow_engine):
     """One runs, one waits, the third is refused while both are unanswered; then all is well."""
     engine = slow_engine(QUEUE_MAX_ROWS="1")
@@ -57,7 +61,7 @@ def test_a_full_line_is_429_at_once(slow_engine):
 def test_a_late_answer_is_504_and_its_slot_comes_back(slow_engine):
     """Of a request that runs and of one that waits; neither is answered twice."""
     engine = slow_engine(REQUEST_TIMEOUT_S="0.5")
-    late = error_count(engine, "deadline_exceeded")
+    late, answered = error_count(engine, "deadline_exceeded"), answered_rows(engine)
     with engine.connect() as running, engine.connect() as waiting:
         running.send(slow_request(LONG))
         engine.until_metric("sagitta_slots_busy", 1)
@@ -72,6 +76,8 @@ def test_a_late_answer_is_504_and_its_slot_comes_back(slow_engine):
             running.send(slow_request(steps))
             assert running.receive().json[0]["outputs"][0]["Float"]["data"] == [float(steps)]
     assert error_count(engine, "deadline_exceeded") == late + 2
+    assert engine.metrics()["sagitta_cancelled_total"] == 0
+    assert answered_rows(engine) == answered + 2  # not the one whose answer came too late
     assert engine.metrics()["sagitta_queue_requests"] == 0
 
 
