@@ -6,7 +6,8 @@ once the file is full, once a second, and before any other record is appended.
 
 Rules that hold here:
 - Rows are copied into the map first, then one word says how many there are and what their checksum
-  is: that store is the commit. Whatever ``kill -9`` interrupts, the word is the old one or the new.
+  is: that store is the commit. Whatever ``kill -9`` interrupts, the word is the old one or the new,
+  and what it counts is not written to again.
 - After a power cut the file may be any mix of what was written to it: the checksum, which begins
   with what the pack says of itself, tells.
 - The file's space is allocated before it is mapped: on a full disk a hole in it is a SIGBUS.
@@ -133,10 +134,10 @@ class OpenPack:
         self.rows = rows
         return True
 
-    def value(self) -> memoryview:
-        """All of it as a value of the ring; a view that the next ``add`` leaves as it is."""
-        HEADER.pack_into(self._buffer, _HEADER_PLACE, *self.header._replace(rows=self.rows))
-        return self._view[_HEADER_PLACE : self._end]
+    def value(self) -> bytes:
+        """All of it as a value of the ring; a copy, since a kill may come at any moment."""
+        header = HEADER.pack(*self.header._replace(rows=self.rows))
+        return b"".join((header, self._view[_ITEMS_PLACE : self._end]))
 
     def snapshot(self) -> tuple[int, int, bytes] | None:
         """Its first row, the row after the last, and the value: a copy; None without rows."""

@@ -74,6 +74,17 @@ def test_a_kill_loses_no_row_and_doubles_none(ring, folder, synced_after):
     assert reopened(killed(folder)) == list(range(10))
 
 
+def test_rows_that_are_committed_are_not_written_to(ring, folder):
+    """Not even for a moment, as for a header that is put together in its place."""
+    keep(ring, range(3))
+    committed = (folder / PACK).read_bytes()
+
+    value = ring._writer.store.pack.value()
+
+    assert len(value) == ring._writer.store.pack.size
+    assert (folder / PACK).read_bytes() == committed
+
+
 def test_a_kill_when_a_pack_was_just_begun(folder):
     ring = LogRing(folder, 2 << 20, record_batch)
     row = 0
