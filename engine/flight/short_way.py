@@ -37,6 +37,7 @@ __all__ = ["TINY_RUN_NS", "ShortWay"]
 
 TINY_RUN_NS: Final = 100_000  # needs no slot: to hand one over costs more
 MOST_BOUND_BYTES: Final = 1 << 14
+MOST_BINDINGS: Final = 8  # in a stream: each is tried with some ten runs
 
 
 class ShortWay:
@@ -64,6 +65,7 @@ class ShortWay:
         self._row_bytes = width * dtype.itemsize
         self._bound: BoundRows | None = None
         self._bound_rows = 0
+        self._bindings = 0
         self._last_rows = 0
         self._cost = pipeline.cost
         self._reply = reply
@@ -129,8 +131,10 @@ class ShortWay:
         if (
             rows == self._last_rows
             and rows != self._bound_rows
+            and self._bindings < MOST_BINDINGS
             and rows * self._row_bytes <= MOST_BOUND_BYTES
             and self._reply.is_small(rows)
         ):
+            self._bindings += 1
             self._bound_rows, self._bound = rows, self._model.bind_rows(rows)
         self._last_rows = rows
