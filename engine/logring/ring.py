@@ -207,9 +207,10 @@ class LogRing:
                 self._open()
             if self._writer is not None:
                 self._put_waiting(self._writer)
-            dirty, self._dirty = self._dirty, False
-            writer = self._writer
-            page = writer.store.synced.begin() if dirty and writer is not None else None
+            dirty, self._dirty, page = self._dirty, False, None
+            if dirty and self._writer is not None:
+                page, is_held = self._writer.store.begin_sync()
+                self._dirty = not is_held  # the next one will be
         if dirty:
             self._sync(page)
 

@@ -56,6 +56,7 @@ class Store:
         owner: descriptor that holds the lock on the folder.
         synced: the state that a power cut leaves.
         pack: the newest rows that came one by one; some or all of them are not in ``env`` yet.
+        written_pages: pages that rows have taken since ``begin_sync``.
         disorder_ms: the largest step back that the clock has made between two rows.
         reads: every read transaction is inside it while it lasts, so that a writer without room can
             wait for what they pin.
@@ -74,6 +75,7 @@ class Store:
     owner: int
     synced: SyncedState
     pack: OpenPack
+    written_pages: int = 0
     disorder_ms: int = 0
     reads: Gate = dataclasses.field(default_factory=functools.partial(Gate, is_open=True))
     known_contexts: dict[int, LogContext] = dataclasses.field(default_factory=dict)
@@ -111,6 +113,18 @@ class Store:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(self.directory / "state.json")
+
+    def begin_sync(self) -> tuple[bytes | None, bool]:
+        """Hold the newest state for ``sync``; nobody may be writing.
+
+        Returns:
+            What to give to it, and whether the state was worth holding. It is not where the whole
+            map was written since the last time: it would soon be given up, and until then cost the
+            writer all pages that are free.
+        """
+        is_fast = self.written_pages > self.map_bytes // self.page_bytes
+        self.written_pages = 0
+        return (None if is_fast else self.synced.begin()), not is_fast
 
     def sync(self, page: bytes | None, next_row: int) -> None:
         """Bring what is committed to the disk.

@@ -209,6 +209,7 @@ class RowWriter:
             self._counters.evicted(self.first_row, first, self.uploaded_to)
             self.first_row = first
         self._counters.live_pages = live
+        store.written_pages += need
         self.next_row = stop
         pack.stored = pack.rows
         if records or context or pack.size >= _GROWING_BYTES:
