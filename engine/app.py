@@ -294,7 +294,7 @@ class _Engine:
             server.stop(self._left_s())
 
     def _sweep(self) -> None:
-        for server in self._servers:
-            sweep(server.server_state.connections)
         if self._loop is not None:
             self._loop.call_later(SWEEP_S, self._sweep)
+        for server in self._servers:
+            sweep(server.server_state.connections)

@@ -195,7 +195,7 @@ class EngineProtocol(LimitedProtocol):
                 is_alone = len(self.connections) == 1
                 reply = answer_at_once(service, known.call, body, is_alone=is_alone)
                 if reply is not None:
-                    self._deadline_s = None
+                    self._deadline_s, self._head_bytes = None, 0
                     self.write_reply(reply, keep_alive=True)
                     return True
             exchange = Exchange(self, service, keep_alive=True)

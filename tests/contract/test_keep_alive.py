@@ -250,3 +250,14 @@ def test_a_known_table_is_logged_as_any_other(serving):
     wanted = [np.arange(100 * start, 100 * start + 8) / 100 for start in range(6)]
     wanted = np.concatenate(wanted).astype(np.float32).reshape(12, 4)
     assert np.array([row["in"]["x"] for row in rows], np.float32).tolist() == wanted.tolist()
+
+
+def test_line_ends_between_requests_never_add_up_to_a_head(engine):
+    """Some clients send one more than they announce; a parser skips it."""
+    with engine.connect() as connection:
+        connection.send(request(BODY))
+        first = outputs(connection.receive())
+        for _ in range(9):
+            connection.send(b"\r\n" * 4096)
+            connection.send(request(BODY))
+            assert outputs(connection.receive()) == first
