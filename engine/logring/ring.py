@@ -98,9 +98,14 @@ class LogRing:
             How many rows were kept: they are committed. The others are counted by reason.
         """
         started = time.perf_counter_ns()
-        pattern = self._encoder.pattern
-        like_it = None if pattern is None else pattern.rows(results)
-        records = self._encode(results) if like_it is None else (like_it,)
+        try:
+            pattern = self._encoder.pattern
+            like_it = None if pattern is None else pattern.rows(results)
+            records = self._encode(results) if like_it is None else (like_it,)
+        except Exception as error:
+            log.exception("answers could not be written for the inference log")  # a bug
+            self._counters.not_kept(_rows_of(results), "no_record_form", error)
+            return 0
         if not records:
             return 0
         with self._lock:
@@ -123,9 +128,7 @@ class LogRing:
         """Answers as records, those that cannot be kept counted and left out."""
         writer = self._writer
         if writer is None:
-            self._counters.not_kept(
-                sum([result.frame.rows for result in results]), self._closed or _CLOSED
-            )
+            self._counters.not_kept(_rows_of(results), self._closed or _CLOSED)
             return []
         largest = writer.largest_record_bytes
         records: list[Record | PackedRows] = []
@@ -298,3 +301,7 @@ class LogRing:
     def stats(self) -> RingStats:
         """A snapshot of the counters; takes no lock."""
         return snapshot(self._counters, self._writer, self.failures, closed=self._closed)
+
+
+def _rows_of(results: Sequence[InferResult]) -> int:
+    return sum([result.frame.rows for result in results])

@@ -221,6 +221,19 @@ def test_a_row_wise_answer_that_has_no_records_is_counted_not_raised(ring):
     assert ring.stats().rows_not_kept == {"no_record_form": 2}
 
 
+def test_a_failure_of_the_log_itself_is_counted_not_raised(tmp_path, caplog):
+    """Whatever it is: an answer whose rows cannot be kept is an answer all the same."""
+
+    def batch_of(_result):
+        raise ZeroDivisionError
+
+    ring = LogRing(tmp_path / "log", 4 << 20, batch_of)
+    assert ring.append([answer({"tensor": [[1.0], [2.0]]}, 2)]) == 0
+    assert ring.stats().rows_not_kept == {"no_record_form": 2}
+    assert "ZeroDivisionError" in caplog.text
+    ring.close()
+
+
 @pytest.mark.parametrize("column", [[["x" * 50]] * 2, [[0.5] * 20] * 2], ids=["arrow", "raw"])
 def test_a_column_that_is_too_large_is_dropped_and_named(tmp_path, column):
     ring = LogRing(tmp_path / "log", 4 << 20, record_batch, max_column_bytes=40)
