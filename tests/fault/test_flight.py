@@ -356,16 +356,19 @@ def test_hostile_31_a_thousand_streams_are_bounded(serving):
     engine = serving("linear", environ=FLIGHT)
     clients = [connect(engine) for _ in range(10)]
     streams = []
-    for number in range(1_000):
-        with contextlib.suppress(fl.FlightUnavailableError):
-            writer, reader = clients[number % 10].do_exchange(INFER)
-            streams.append((writer, reader))
-            writer.begin(BATCH.schema)
+    try:
+        for number in range(1_000):
+            with contextlib.suppress(fl.FlightUnavailableError):
+                writer, reader = clients[number % 10].do_exchange(INFER)
+                streams.append((writer, reader))
+                writer.begin(BATCH.schema)
 
-    assert 1 < engine.metrics()["sagitta_flight_calls"] <= 64
-    assert threads_of(engine) < 300  # gRPC keeps a thread for a refused call a moment longer
-    for _, reader in streams:
-        reader.cancel()
+        assert 1 < engine.metrics()["sagitta_flight_calls"] <= 64
+        # gRPC keeps a thread for a refused call a moment longer, on a busy machine many of them
+        until(lambda: engine.metrics() and threads_of(engine) < 300)
+    finally:
+        for _, reader in streams:
+            reader.cancel()
     engine.until_metric("sagitta_flight_calls", 0)
     assert is_well(engine)
 
