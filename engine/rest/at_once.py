@@ -2,7 +2,7 @@
 
 Where requests come one at a time the engine has slept before each, and its code and data are out of
 the processor's caches: what counts then is how little of them a request touches. Where they come
-from several connections, sharing a run saves what a run costs before its first row, and collecting
+from a few connections, sharing a run saves what a run costs before its first row, and collecting
 the requests for it costs some 20 us for each. Here a request meets every rule that holds for all,
 of admission, running, logging and counting, in the fewest functions.
 
@@ -40,26 +40,27 @@ if TYPE_CHECKING:
 __all__ = ["answer_at_once"]
 
 MAX_JSON_BYTES: Final = 4096
-NOT_WORTH_SHARING_NS: Final = 15_000
+FEW_CONNECTIONS: Final = 4  # beyond, replies that leave together save more than sharing costs
+WORTH_SHARING_NS: Final = 15_000  # a run of one row
 
 
-def answer_at_once(
-    service: Service, head: CallHead, body: bytes, *, is_alone: bool
-) -> Reply | None:
+def answer_at_once(service: Service, head: CallHead, body: bytes, connections: int) -> Reply | None:
     """Answer a request here and now.
 
     Args:
         service: what every connection shares.
         head: what its head says.
         body: its whole body.
-        is_alone: whether there is no other connection that could send a request.
+        connections: how many there are that could send a request.
 
     Returns:
         The reply; None where the request is to go the usual way.
     """
     plane = service.plane
     pipeline = plane.current
-    if pipeline is None or not (is_alone or _is_not_worth_sharing(pipeline, plane.log)):
+    if pipeline is None:
+        return None
+    if connections > 1 and _is_worth_sharing(pipeline, connections, plane.log):
         return None
     started_ns = time.monotonic_ns()
     given = _read(service, pipeline, head, body)
@@ -84,12 +85,17 @@ def answer_at_once(
     return write_answer(service, head, result, started_ns)
 
 
-def _is_not_worth_sharing(pipeline: RunningPipeline, log: LogRing | None) -> bool:
-    """Whether a run of its own costs a request less than waiting for others does."""
-    if log is not None:
-        return False  # what is committed together costs much less
+def _is_worth_sharing(pipeline: RunningPipeline, connections: int, log: LogRing | None) -> bool:
+    """Whether a run and a commit of its own cost a request more than waiting for others does."""
+    if pipeline.policy is None:
+        return False
     run_ns = pipeline.cost.least_ns(1)
-    return pipeline.policy is None or (run_ns is not None and run_ns <= NOT_WORTH_SHARING_NS)
+    return (
+        connections > FEW_CONNECTIONS
+        or log is not None
+        or run_ns is None
+        or run_ns > WORTH_SHARING_NS
+    )
 
 
 def _read(

@@ -192,8 +192,7 @@ class EngineProtocol(LimitedProtocol):
             if service.tokens is not None:
                 service.tokens.check(known.authorization)
             if self.cycle is None or self.cycle.response_complete:
-                is_alone = len(self.connections) == 1
-                reply = answer_at_once(service, known.call, body, is_alone=is_alone)
+                reply = answer_at_once(service, known.call, body, len(self.connections))
                 if reply is not None:
                     self._deadline_s, self._head_bytes = None, 0
                     self.write_reply(reply, keep_alive=True)
