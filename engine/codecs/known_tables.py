@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["KnownTables"]
 
 MAX_KNOWN: Final = 64
+LENGTH_BYTES: Final = 8  # of a buffer's decoded length, before it in a compressed batch
+UNCOMPRESSED: Final = b"\xff" * LENGTH_BYTES  # a length that says: this buffer was left as it is
 MAX_FIXED_BYTES: Final = 16 << 10  # compared for each request and kept for each layout
 _DTYPES = {kind.id: dtype for dtype, kind in ARROW_TYPES.items()}
 
@@ -164,20 +166,13 @@ def _learn(body: bytes | bytearray, frame: Frame) -> _Table | None:
         *others, _numbers = column.buffers()
         free += [span for span in (levels[0].span,) if span is not None]
         bound += [_span(buffer, first_address) for buffer in others if buffer is not None]
-    free.sort()
-    ends = [0, *(stop for _, stop in free)]
-    starts = [*(start for start, _ in free), len(body)]
-    if any(end > start for end, start in zip(ends, starts, strict=True)):
-        return None  # two share bytes, or one lies in memory of its own: it was compressed
-    if any(one < stop and start < other for start, stop in free for one, other in bound):
-        return None
-    fixed = tuple((end, bytes(body[end:start])) for end, start in zip(ends, starts, strict=True))
-    if sum(len(piece) for _, piece in fixed) > MAX_FIXED_BYTES:
+    fixed = _fixed_pieces(body, sorted(free), bound)
+    if fixed is None:
         return None
     dense = tuple(
         (
             name,
-            (frame.rows, numbers.length // frame.rows),
+            (frame.rows, lists[0].kind.list_size),
             _DTYPES[numbers.kind.id],
             numbers.span[0],
         )
@@ -185,6 +180,36 @@ def _learn(body: bytes | bytearray, frame: Frame) -> _Table | None:
         if len(lists) == 1 and lists[0].span is None and numbers.span is not None
     )
     return _Table(fixed, frame.rows, columns, dense, frame.row_shapes)
+
+
+def _fixed_pieces(
+    body: bytes | bytearray, free: Sequence[Span], bound: Sequence[Span]
+) -> tuple[tuple[int, bytes], ...] | None:
+    """The bytes between those that may differ; None where these do not stand for themselves.
+
+    Args:
+        body: the whole body.
+        free: where the numbers lie, in order.
+        bound: where all other buffers lie.
+
+    Returns:
+        Pieces of the body, and where each begins.
+    """
+    ends = [0, *(stop for _, stop in free)]
+    starts = [*(start for start, _ in free), len(body)]
+    if (
+        # two share bytes, or one lies in memory of its own: it was compressed
+        any(end > start for end, start in zip(ends, starts, strict=True))
+        or any(one < stop and start < other for start, stop in free for one, other in bound)
+        # offsets that the reader made: decompressed, or of another byte order
+        or any(not 0 <= start <= stop <= len(body) for start, stop in bound)
+        # perhaps of a compressed batch, where lengths before the buffers say how they are read
+        or any(body[start - LENGTH_BYTES : start] == UNCOMPRESSED for start, _ in free)
+    ):
+        return None
+    pieces = [(end, bytes(body[end:start])) for end, start in zip(ends, starts, strict=True)]
+    too_large = sum(len(piece) for _, piece in pieces) > MAX_FIXED_BYTES
+    return None if too_large else tuple(pieces)
 
 
 def _levels(column: pa.Array, first_address: int) -> tuple[_Level, ...] | None:

@@ -6,11 +6,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from engine.codecs import known_tables
 from engine.codecs.arrow_ipc import read_arrow, write_arrow_file, write_arrow_stream
 from engine.codecs.known_tables import MAX_KNOWN, KnownTables
 from engine.codecs.tensors import to_tensor
 from engine.errors import EngineError
-from engine.values import ELEMENT_TYPES, TensorSpec
+from engine.values import ELEMENT_TYPES, Frame, TensorSpec
 
 FLOATS = pa.float32()
 
@@ -200,6 +201,73 @@ def test_offsets_that_lie_among_the_numbers_are_never_known():
     assert read_arrow(body).columns["x"].to_pylist()[0][:2] == [0, 4]
 
     assert taught(body).read_known(body) is None
+
+
+def outcome(read, body, spec):
+    try:
+        tensor = to_tensor(read(body), spec)
+    except EngineError as error:
+        return str(error)
+    return tensor.shape, tensor.tobytes()
+
+
+def test_values_behind_the_last_list_belong_to_no_row():
+    """One list is said to be there, and numbers for two."""
+    body = bytearray(written(fixed(0, rows=2)))
+    two = struct.pack("<q", 2)
+    for at in range(0, len(body) - 8, 4):
+        if body[at : at + 8] == two:
+            body[at : at + 8] = struct.pack("<q", 1)
+    body = bytes(body)
+    assert len(read_arrow(body).columns["x"]) == 1
+    assert len(read_arrow(body).columns["x"].values) == 8
+    tables = KnownTables()
+
+    for width in (4, 8):
+        spec = TensorSpec("x", ELEMENT_TYPES["float"], (None, width))
+        wanted = outcome(read_arrow, body, spec)
+        assert [outcome(tables.read, body, spec) for _ in range(4)] == [wanted] * 4
+    assert tables.read_known(body) is not None
+
+
+@pytest.mark.parametrize("codec", ["lz4", "zstd"])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_compressed_bodies_that_keep_their_numbers_as_they_are_are_never_known(layout, codec):
+    """Noise does not compress: a writer leaves such a buffer, and says so before it."""
+    noise = np.random.default_rng(1).integers(0, 1 << 32, 3000, np.uint32).view(np.float32)
+    column = pa.ListArray.from_arrays(pa.array(range(0, 3001, 3), pa.int32()), pa.array(noise))
+    batch = pa.RecordBatch.from_pydict({"x": column} if layout == "lists" else LAYOUTS[layout](0))
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression=pa.Codec(codec), emit_dictionary_deltas=False)
+    with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
+        writer.write_batch(batch)
+    body = sink.getvalue().to_pybytes()
+    tables = taught(body)
+
+    assert tables.read_known(body) is None
+
+
+def test_numbers_behind_a_length_are_never_known():
+    """As a compressed batch has them; here it is the end of the column before."""
+    first = pa.array([1, -1], pa.int64())
+    body = written({"a": first, "b": pa.array([3, 4], pa.int64())})
+
+    assert taught(body).read_known(body) is None
+
+
+def test_offsets_that_the_reader_made_are_never_known():
+    """A body whose offsets are compressed and whose numbers are not, as some writers leave them."""
+    column = pa.ListArray.from_arrays(pa.array([0, 2, 4], pa.int32()), numbers(0, 4))
+    plain = bytearray(written({"x": column}, write=write_arrow_stream))
+    frame = read_arrow(bytes(plain))
+    offsets = pa.array([0, 2, 4], pa.int32())  # anywhere but in the body
+    moved = pa.ListArray.from_buffers(
+        column.type,
+        2,
+        [None, offsets.buffers()[1]],
+        children=[frame.columns["x"].values],
+    )
+    assert known_tables._learn(bytes(plain), Frame(2, {"x": moved})) is None
 
 
 def test_a_size_is_learned_when_it_is_met_again():
