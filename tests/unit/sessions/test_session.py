@@ -225,6 +225,7 @@ def test_a_bound_row_gives_the_bits_of_a_run(load, content, element):
         models.identity(TensorProto.BOOL),
         models.identity(TensorProto.FLOAT16),
         models.identity(shape=("N", None)),
+        models.identity(shape=("N", 1 << 20)),
     ],
 )
 def test_what_is_no_single_row_of_numbers_is_not_bound(load, content):
