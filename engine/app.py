@@ -32,6 +32,7 @@ from engine.codecs.ipc_guard import IpcLimits
 from engine.console import flush, log_to_stdout
 from engine.dataplane import DataPlane
 from engine.errors import StartupError
+from engine.listening import listen, tls_files
 from engine.loading import load_pipeline, open_log
 from engine.metrics import Metrics
 from engine.options import PersistFolder, pull_options, read_tokens, unmet_settings
@@ -40,9 +41,9 @@ from engine.rest.app import metrics_app, rest_app
 from engine.rest.budget import BodyBudget
 from engine.rest.connection import sweep
 from engine.rest.exchange import Service
-from engine.rest.server import HttpServer, listen, tls_files
-from engine.rest.turn import Turn
+from engine.rest.server import HttpServer
 from engine.sessions.cpus import available_cpus, intra_op_threads
+from engine.turn import Turn
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -50,8 +51,8 @@ if TYPE_CHECKING:
 
     from engine.config import EngineConfig
     from engine.flight.server import FlightServer
+    from engine.listening import TlsFiles
     from engine.request import InferRequest
-    from engine.rest.server import TlsFiles
 
 __all__ = ["serve"]
 
@@ -120,7 +121,7 @@ class _Engine:
         )
         self.service = Service(
             plane=self.plane,
-            turn=Turn(self.plane, self.line),
+            turn=Turn(self.plane.answer, self.line),
             metrics=metrics,
             budget=BodyBudget(config.queue_max_bytes),
             max_body_bytes=config.max_body_bytes,

@@ -113,6 +113,10 @@ class InferRequest(Entry):
         """Whether nobody waits for the answer any more."""
         return self.is_abandoned
 
+    def wait(self) -> None:
+        """It stands in the line; called on the thread that put it there."""
+        raise NotImplementedError
+
     def settle(self) -> None:
         """Answer the caller with the outcome; called on the thread that ran it, never raises."""
         raise NotImplementedError

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import threading
 
 __all__ = ["BatchPolicy", "Entry"]
 
@@ -35,9 +31,6 @@ class Entry:
         policy: how it may be run together with others; None where it must not.
         key: entries of equal keys may share a run; means nothing without a policy.
         queued_ns: monotonic time when it came into the line; 0 where it never had to.
-        turn: for a caller that waits on its own thread, a lock that is held: released when the
-            thread is to run ``batch``, and by ``Line``'s owner when the entry is answered.
-        batch: what the thread was given to run.
         is_abandoned: its caller has stopped waiting.
     """
 
@@ -46,11 +39,4 @@ class Entry:
     policy: BatchPolicy | None = None
     key: object = None
     queued_ns = 0
-    turn: threading.Lock | None = None
-    batch: list[Entry] | None = None
     is_abandoned = False
-
-    def is_held(self) -> bool:
-        """Whether the policy would have it wait for company, were it alone."""
-        policy = self.policy
-        return policy is not None and policy.delay_ns > 0 and self.rows < policy.target_rows

@@ -1,13 +1,10 @@
 """The run slots and the one bounded line before them, in which batches form.
 
 A slot is the right to run a model; there are ``ceil(CONFIG_CPUS)`` of them. Work is run by whoever
-has it, on its own thread, when a slot is free and nobody waits (``try_acquire``, ``enter``): a
-thread hop costs more than a small model. Everything else is an entry in the line. Entries that wait
-while the slots are busy and have equal keys leave it together, as one batch.
-
-Which thread runs a batch: a Flight handler waits on a thread of its own, so that when its entry is
-the first of the line the slot is handed to that very thread (one hop); an HTTP request has none,
-and its batch is run by a slot thread. Either way a batch may hold entries of both shells.
+has it, on its own thread, when a slot is free and nobody waits (``try_acquire``): a thread hop
+costs more than a small model. Everything else is an entry in the line, and is run by a slot thread.
+Entries that wait while the slots are busy and have equal keys leave it together, as one batch,
+which may hold entries of both shells.
 
 Rules that hold here:
 - A full line refuses at once (OverloadedError); nothing ever waits to get into it.
@@ -102,19 +99,13 @@ class Line(Generic[EntryT]):
             return False
 
     def release(self) -> None:
-        """Give back a slot: to the first entry's own thread, to a slot thread, or to nobody."""
+        """Give back a slot, to a slot thread where somebody waits."""
         with self._lock:
-            leader = self._next_leader() if self._entries else None
-            if leader is None:
-                self._free += 1
-                if not self._open:
-                    self._wake.notify_all()
-                elif self._entries:
-                    self._wake.notify()
-                return
-            leader.batch = list(self._take())
-        if leader.turn is not None:
-            leader.turn.release()
+            self._free += 1
+            if not self._open:
+                self._wake.notify_all()
+            elif self._entries:
+                self._wake.notify()
 
     def submit(self, entry: EntryT) -> None:
         """Put an entry into the line, to be run by whoever comes to it.
@@ -124,43 +115,36 @@ class Line(Generic[EntryT]):
             ShuttingDownError: the line is closed.
         """
         with self._lock:
-            self._admit(entry)
+            if not self._open:
+                raise ShuttingDownError("the engine is stopping and takes no new requests")
+            if self._entries and (
+                self._waiting_rows + entry.rows > self._max_rows
+                or self._waiting_bytes + entry.size_bytes > self._max_bytes
+            ):
+                raise OverloadedError(
+                    f"the queue is full ({len(self._entries)} requests, {self._waiting_rows} rows "
+                    f"waiting; limits: QUEUE_MAX_ROWS={self._max_rows}, "
+                    f"QUEUE_MAX_BYTES={self._max_bytes}): try again shortly"
+                )
+            entry.queued_ns = time.monotonic_ns()
+            self._entries.append(entry)
+            self._waiting_rows += entry.rows
+            self._waiting_bytes += entry.size_bytes
+            if self._free:
+                self._wake.notify()
 
-    def enter(self, entry: EntryT) -> bool:
-        """Take a slot for the calling thread, or else put its entry into the line.
-
-        Args:
-            entry: with a ``turn`` that is held.
-
-        Returns:
-            True: run the entry here and now, then ``release``. False: wait for its ``turn``.
-
-        Raises:
-            OverloadedError: the line is full.
-            ShuttingDownError: the line is closed.
-        """
-        with self._lock:
-            if self._free and not self._entries and self._open and not entry.is_held():
-                self._free -= 1
-                return True
-            self._admit(entry)
-            return False
-
-    def abandon(self, entry: EntryT) -> bool:
-        """Stop waiting for an entry's turn; False where its thread was given a batch to run.
+    def abandon(self, entry: EntryT) -> None:
+        """Stop waiting for an entry's answer; where it is being run already, nobody gets it.
 
         Its room is free at once: who gives up again and again must not keep others out.
         """
         with self._lock:
-            if entry.batch is not None:
-                return False
             entry.is_abandoned = True
             if entry in self._entries:
                 self._entries.remove(entry)
                 self._leave(entry)
                 if self._free:  # whoever is the first now need not be held back
                     self._wake.notify()
-            return True
 
     def close(self, timeout_s: float) -> bool:
         """Take no more entries, let the line empty, and end the threads.
@@ -178,25 +162,6 @@ class Line(Generic[EntryT]):
         for thread in self._threads:
             thread.join(timeout=max(deadline - time.monotonic(), 0.0))
         return not any(thread.is_alive() for thread in self._threads)
-
-    def _admit(self, entry: EntryT) -> None:
-        if not self._open:
-            raise ShuttingDownError("the engine is stopping and takes no new requests")
-        if self._entries and (
-            self._waiting_rows + entry.rows > self._max_rows
-            or self._waiting_bytes + entry.size_bytes > self._max_bytes
-        ):
-            raise OverloadedError(
-                f"the queue is full ({len(self._entries)} requests, {self._waiting_rows} rows "
-                f"waiting; limits: QUEUE_MAX_ROWS={self._max_rows}, "
-                f"QUEUE_MAX_BYTES={self._max_bytes}): try again shortly"
-            )
-        entry.queued_ns = time.monotonic_ns()
-        self._entries.append(entry)
-        self._waiting_rows += entry.rows
-        self._waiting_bytes += entry.size_bytes
-        if self._free:
-            self._wake.notify()
 
     def _work(self) -> None:
         while (batch := self._next_batch()) is not None:
@@ -219,11 +184,6 @@ class Line(Generic[EntryT]):
                     return None
                 else:
                     self._wake.wait()
-
-    def _next_leader(self) -> EntryT | None:
-        """The first entry, where its own thread waits for it and it need not be held back."""
-        first = self._entries[0]
-        return None if first.turn is None or self._hold_ns() > 0 else first
 
     def _hold_ns(self) -> int:
         """How long the first entry is still to be held back."""

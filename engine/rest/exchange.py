@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from engine.rest.inference import CallHead
     from engine.rest.media import Reply
     from engine.rest.protocol import EngineProtocol
-    from engine.rest.turn import Turn
     from engine.tokens import TokenFile
+    from engine.turn import Turn
     from engine.values import Frame
 
 __all__ = ["Exchange", "Service", "write_answer"]

@@ -1,50 +1,28 @@
-"""uvicorn as the engine uses it: on a socket that is already bound, without signal handlers.
-
-A socket is bound before anything is loaded, so that a taken port ends the start at once.
-"""
+"""uvicorn as the engine uses it: on a socket that is already bound, without signal handlers."""
 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
-import socket
 import ssl
 from typing import TYPE_CHECKING
 
 import uvicorn
 
-from engine.errors import StartupError
+from engine.listening import unusable
 from engine.rest.protocol import EngineProtocol
 
 if TYPE_CHECKING:
-    import pathlib
     from collections.abc import Iterator
     from typing import Final
 
     from starlette.types import ASGIApp
 
-    from engine.config import EngineConfig
+    from engine.listening import TlsFiles
     from engine.rest.exchange import Service
 
-__all__ = ["HttpServer", "TlsFiles", "listen", "tls_files"]
+__all__ = ["HttpServer"]
 
 KEEP_ALIVE_S: Final = 30
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class TlsFiles:
-    """PEM files of a TLS listener; with a client CA it accepts only clients that it signed."""
-
-    certificate: pathlib.Path
-    key: pathlib.Path
-    client_ca: pathlib.Path | None
-
-
-def tls_files(config: EngineConfig) -> TlsFiles | None:
-    """What a listener serves TLS with; None where it serves plain HTTP."""
-    if config.tls_cert_file is None or config.tls_key_file is None:
-        return None
-    return TlsFiles(config.tls_cert_file, config.tls_key_file, config.tls_client_ca_file)
 
 
 class HttpServer(uvicorn.Server):
@@ -89,10 +67,8 @@ class HttpServer(uvicorn.Server):
         )
         try:
             config.load()
-        except (OSError, ssl.SSLError) as error:
-            raise StartupError(
-                f"TLS_CERT_FILE, TLS_KEY_FILE or TLS_CLIENT_CA_FILE cannot be used: {error}"
-            ) from error
+        except OSError as error:
+            raise unusable(error) from error
         super().__init__(config)
 
     def stop(self, grace_s: float) -> None:
@@ -109,31 +85,3 @@ class HttpServer(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         """Leave signals alone."""
         yield
-
-
-def listen(name: str, host: str, port: int) -> socket.socket:
-    """Bind a listening socket.
-
-    Args:
-        name: ``HTTP`` or ``METRICS``, for the message.
-        host: address to listen on.
-        port: 0 takes any free one.
-
-    Returns:
-        The listening socket; whoever connects waits until it is served.
-
-    Raises:
-        StartupError: the address or port cannot be had.
-    """
-    try:
-        listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-        listener.listen()  # nobody is refused from here on, as the start-up log is about to say
-        listener.setblocking(False)
-    except OSError as error:
-        raise StartupError(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another port with "
-            f"{name}_PORT (0 = any free one) or another address with BIND_HOST"
-        ) from error
-    return listener

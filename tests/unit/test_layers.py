@@ -9,9 +9,10 @@ ENGINE = pathlib.Path(__file__).parents[2] / "engine"
 LAYERS = [
     {"errors", "__init__"},
     {"values", "config", "console", "memory", "metrics", "refusal", "tokens", "_proto"},
-    {"batching", "codecs", "edge", "logring", "pipeline", "publish", "sessions"},
+    {"batching", "codecs", "edge", "http2", "listening"}
+    | {"logring", "pipeline", "publish", "sessions"},
     {"request"},
-    {"running"},
+    {"running", "turn"},
     {"dataplane"},
     {"flight", "loading", "options", "rest"},
     {"app", "commands", "ops"},
@@ -22,6 +23,7 @@ OWNER = {  # third-party package -> the only parts that may import it
     "starlette": {"rest", "ops"},
     "uvicorn": {"rest", "ops"},
     "pyarrow.flight": {"flight"},
+    "hpack": {"http2"},
     "onnxruntime": {"sessions"},
     "lmdb": {"logring"},
     "oras": {"publish"},

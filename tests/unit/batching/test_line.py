@@ -123,7 +123,7 @@ def test_gone_entries_take_no_place(line, gate):
     first = entry(rows=0, key="a", max_rows=500)
     for one in (first, gone, stays):
         line.submit(one)
-    assert line.abandon(gone)
+    line.abandon(gone)
     assert line.waiting == (2, 1, 20)  # others may have its room before a slot is free
 
     gate.open()
@@ -131,7 +131,8 @@ def test_gone_entries_take_no_place(line, gate):
 
     assert gate.batches[1] == [first, stays]
     assert line.waiting == (0, 0, 0)
-    assert line.abandon(first)  # it is being run: its caller waits no more
+    line.abandon(first)  # it is being run: its caller waits no more
+    assert first.is_abandoned
 
 
 def test_who_stood_behind_a_gone_entry_that_was_held_is_run(line, gate):
@@ -139,7 +140,7 @@ def test_who_stood_behind_a_gone_entry_that_was_held_is_run(line, gate):
     line.submit(gone)
     line.submit(next_one)
 
-    assert line.abandon(gone)
+    line.abandon(gone)
     gate.wait()
 
     assert gate.batches == [[next_one]]
@@ -187,80 +188,11 @@ def test_close_lets_the_line_empty_and_takes_nothing_more(gate):
     assert [batch[0] for batch in gate.batches[1:]] == waiting
 
 
-def test_a_caller_with_a_thread_of_its_own_gets_the_slot(line, gate):
-    busy(line, gate)
-    mine = entry()
-    mine.turn = threading.Lock()
-    mine.turn.acquire()
-    assert not line.enter(mine)
-
-    gate.open(1)
-
-    assert mine.turn.acquire(timeout=DEADLINE_S)
-    assert mine.batch == [mine]
-    assert not line.abandon(mine)
-    assert line.busy == 1
-    line.release()
-    assert line.enter(entry())
-    line.release()
-
-
 def test_it_prints_its_state(line, gate):
     busy(line, gate)
     line.submit(entry(rows=7))
 
     assert repr(line) == "<Line [1 of 1 slots busy, 1 waiting, 7 rows]>"
-
-
-def waiting(**options):
-    """An entry whose caller waits on a thread of its own."""
-    made = entry(**options)
-    made.turn = threading.Lock()
-    made.turn.acquire()
-    return made
-
-
-def test_a_free_slot_is_taken_by_the_thread_that_has_the_work(line):
-    first, second = waiting(), waiting()
-
-    assert line.enter(first)
-    assert not line.enter(second)
-    line.release()
-
-    assert second.turn.acquire(timeout=DEADLINE_S)
-    assert second.batch == [second]
-    line.release()
-
-
-def test_a_slot_is_handed_to_the_first_thread_that_waits_with_what_it_may_run(line):
-    leader, follower = (waiting(key="a", max_rows=5) for _ in range(2))
-    threadless = entry(key="a", max_rows=5)
-    assert line.try_acquire()
-    assert not line.enter(leader)
-    line.submit(threadless)
-    assert not line.enter(follower)
-
-    line.release()
-
-    assert leader.turn.acquire(timeout=DEADLINE_S)
-    assert leader.batch == [leader, threadless, follower]
-    assert not follower.turn.acquire(blocking=False)  # woken by its answer, not by the slot
-    assert line.busy == 1
-    line.release()
-
-
-def test_a_thread_that_was_given_a_batch_cannot_leave(line):
-    leader, gone = waiting(), waiting()
-    assert line.try_acquire()
-    line.enter(gone)
-    line.enter(leader)
-
-    assert line.abandon(gone)
-    line.release()
-
-    assert leader.turn.acquire(timeout=DEADLINE_S)
-    assert not line.abandon(leader)
-    line.release()
 
 
 def held(rows, *, delay_s=DEADLINE_S, target_rows=4):
@@ -286,14 +218,6 @@ def test_an_entry_is_held_no_longer_than_its_policy_says(line, gate):
     gate.wait()
 
     assert gate.batches == [[alone]]
-
-
-def test_a_thread_with_too_few_rows_waits_for_company(line):
-    alone = held(1)
-    alone.turn = threading.Lock()
-
-    assert not line.enter(alone)
-    assert line.abandon(alone)
 
 
 def test_nothing_is_held_when_the_line_closes(gate):

@@ -29,7 +29,7 @@ def kinds(base=errors.EngineError):
         yield from kinds(kind)
 
 
-@pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", list(kinds()), ids=lambda kind: kind.__name__)
 def test_every_error_has_its_end(kind):
     call, metrics = Ended(), Metrics()
 

@@ -1,4 +1,4 @@
-"""Where an inference that came over HTTP is run, and how its reply gets back to the event loop.
+"""Where an inference is run, and how its reply gets back to the event loop: for every shell.
 
 What arrives in one turn of the event loop is run together there and then, when that is expected to
 be quick and a slot is free: the requests that are waiting are those whose bytes the loop has just
@@ -6,7 +6,7 @@ read. A thread hop costs more than a small model, and one run for all costs less
 Everything else goes into the line.
 
 Rules that hold here:
-- Only the event loop calls ``add``; ``deliver`` is called by whoever ran the request.
+- Only the event loop calls ``add``; ``send`` is called by whoever ran the request.
 - A lone connection waits for nobody: its request is run at once.
 - Replies from other threads come back through one queue, so that a batch of them wakes the loop
   once.
@@ -16,28 +16,25 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from engine.errors import EngineError
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable
-    from typing import Final
+    from collections.abc import Callable, Sequence
+    from typing import Any, Final
 
     from engine.batching.cost import RunCost
     from engine.batching.entry import BatchPolicy
     from engine.batching.line import Line
-    from engine.dataplane import DataPlane
     from engine.request import InferRequest
-    from engine.rest.exchange import Exchange
-    from engine.rest.media import Reply
-
-    Finish = Callable[[Reply], None]
 
 __all__ = ["Turn"]
 
 INLINE_RUN_NS: Final = 1_000_000  # run on the event loop: others wait no longer than this
+
+ReplyT = TypeVar("ReplyT")
 
 
 class Turn:
@@ -47,20 +44,22 @@ class Turn:
         end: gives back the slot that ``try_begin`` took.
     """
 
-    def __init__(self, plane: DataPlane, line: Line[InferRequest]) -> None:
+    def __init__(
+        self, answer: Callable[[Sequence[InferRequest]], None], line: Line[InferRequest]
+    ) -> None:
         """Make a turn without calls.
 
         Args:
-            plane: answers them.
+            answer: runs calls of one key on the calling thread, which holds a slot.
             line: takes what cannot be run at once.
         """
-        self._plane = plane
+        self._answer = answer
         self._line = line
         self.end = line.release
-        self._calls: list[Exchange] = []
-        self._replies: deque[tuple[Finish, Reply]] = deque()
+        self._calls: list[InferRequest] = []
+        self._replies: deque[tuple[Callable[[Any], None], Any]] = deque()
 
-    def add(self, call: Exchange, loop: asyncio.AbstractEventLoop, *, is_alone: bool) -> None:
+    def add(self, call: InferRequest, loop: asyncio.AbstractEventLoop, *, is_alone: bool) -> None:
         """Run a decoded call with what else arrives in this turn.
 
         Args:
@@ -75,7 +74,9 @@ class Turn:
         if len(self._calls) == 1:
             loop.call_soon(self._flush)
 
-    def send(self, loop: asyncio.AbstractEventLoop, finish: Finish, reply: Reply) -> None:
+    def send(
+        self, loop: asyncio.AbstractEventLoop, finish: Callable[[ReplyT], None], reply: ReplyT
+    ) -> None:
         """Bring a reply back from another thread: ``finish(reply)`` on the event loop."""
         self._replies.append((finish, reply))
         with contextlib.suppress(RuntimeError):  # the loop has ended, and every connection with it
@@ -116,13 +117,13 @@ class Turn:
         estimate_ns = cost.estimate_ns(rows)
         return estimate_ns is not None and estimate_ns <= INLINE_RUN_NS and self._line.try_acquire()
 
-    def _run(self, batch: list[Exchange]) -> None:
+    def _run(self, batch: list[InferRequest]) -> None:
         """Run calls of one key here, or put them into the line."""
         first = batch[0]
         rows = first.rows if len(batch) == 1 else sum([call.rows for call in batch])
         if first.frame is not None and self.try_begin(rows, first.policy, first.pipeline.cost):
             try:
-                self._plane.answer(batch)
+                self._answer(batch)
             finally:
                 self.end()
             return
