@@ -1,0 +1,298 @@
+"""One client's HTTP/2 connection: frames in, calls made of them, frames out.
+
+Rules that hold here:
+- Everything runs on the event loop. No timer per connection: ``check`` looks once a second.
+- A frame that breaks the rules of its connection ends it, with a word to the client (GOAWAY); what
+  is wrong with one call ends that call.
+- What a client can make the engine hold is bounded: one header block, what calls have not read of
+  their windows, and what the client itself does not read, beyond which nothing is read from it.
+- Bytes of a large message are received where the message is to stand; all others in memory that
+  the connections share, since what is received is used up before anything else is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import TYPE_CHECKING, cast
+
+from engine.http2.control import Control
+from engine.http2.frames import (
+    END_STREAM,
+    HEAD,
+    INITIAL_WINDOW_BYTES,
+    LEAST_FRAME_BYTES,
+    MAX_WINDOW,
+    PADDED,
+    U32,
+    Code,
+    ConnectionFault,
+    Kind,
+    frame,
+    go_away,
+    window_update,
+)
+from engine.http2.greeting import GREETING, NOT_HTTP2, preface_bytes
+
+if TYPE_CHECKING:
+    from typing import Any, Final
+
+    from engine.http2.call import Call
+    from engine.http2.server import GrpcServer
+
+__all__ = ["Connection"]
+
+DATA: Final = int(Kind.DATA)
+FRAME_HEAD_BYTES: Final = 9
+MAX_CONTROL_BYTES: Final = 16 << 10  # of any frame but DATA
+DIRECT_BYTES: Final = 64 << 10  # still to come of a frame, that are worth a call of their own
+REOPEN_BYTES: Final = 1 << 30  # received on the connection before its window is opened again
+WRITE_BUFFER_BYTES: Final = 1 << 20
+GREET_TIMEOUT_S: Final = 10.0
+WRITE_TIMEOUT_S: Final = 30.0
+
+
+class Connection(asyncio.BufferedProtocol):
+    """One connection.
+
+    Attributes:
+        loop: the event loop.
+        max_message_bytes: largest message that is accepted.
+        send_window: bytes that the client is ready to take, over all calls.
+        max_frame_bytes: largest frame that it takes.
+        calls: by stream, until the last of them is read.
+        control: takes all frames but DATA.
+        is_paused: what was written waits to be read.
+        write: sends bytes.
+    """
+
+    def __init__(self, server: GrpcServer) -> None:
+        """Wait for a client."""
+        self.loop = asyncio.get_running_loop()
+        self.max_message_bytes = server.max_message_bytes
+        self.send_window = INITIAL_WINDOW_BYTES
+        self.max_frame_bytes = LEAST_FRAME_BYTES
+        self.is_paused = False
+        self.write: Any = None
+        self._server = server
+        self._shared = server.buffer
+        self._transport: asyncio.Transport | None = None
+        self._carry = b""  # of a frame, or of the preface
+        self._since_s = time.monotonic()  # when the client was last seen to get on
+        self._unread_bytes = 0
+        self._is_greeted = False
+        self._is_closing = False
+        self.calls: dict[int, Call] = {}
+        self.control = Control(self, server.accept)
+        self._received_bytes = 0  # since the window was opened
+        self._data_left = 0  # of the DATA frame being read
+        self._data_call: Call | None = None  # whose it is; None where nobody wants it
+        self._data_pad = 0
+        self._data_flags = 0
+        self._direct: memoryview | None = None
+
+    # -- asyncio's side ----------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has come."""
+        self._transport = cast("asyncio.Transport", transport)
+        self.write = self._transport.write
+        self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
+        self._server.connections.add(self)
+        self.write(GREETING)
+
+    def connection_lost(self, _error: Exception | None) -> None:
+        """The client is gone, and its calls with it."""
+        self._server.connections.discard(self)
+        self._is_closing = True
+        self.write = _drop
+        for call in list(self.calls.values()):
+            call.lost()
+
+    def get_buffer(self, _size_hint: int) -> memoryview:
+        """Where the next bytes are to be put."""
+        left, call = self._data_left, self._data_call
+        if left >= DIRECT_BYTES and call is not None and not self._is_closing:
+            self._direct = call.inbox.target(left)
+            if self._direct is not None:
+                return self._direct
+        return self._shared
+
+    def buffer_updated(self, size: int) -> None:
+        """Take what has come."""
+        if self._is_closing:
+            self._direct = None
+            return
+        try:
+            if self._direct is not None:
+                self._direct = None
+                self._take_direct(size)
+            else:
+                self._take(self._shared[:size])
+        except ConnectionFault as fault:
+            self._fail(fault)
+
+    def pause_writing(self) -> None:
+        """The client does not read: nothing more is taken from it, or written."""
+        self.is_paused = True
+        self._since_s = time.monotonic()
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """The client has read."""
+        self.is_paused = False
+        if self._transport is not None and not self._is_closing:
+            self._transport.resume_reading()
+        self.pump()
+
+    # -- the server's side -------------------------------------------------------------------------
+
+    def check(self, now_s: float) -> None:
+        """Cut off a client that does not greet, or reads nothing of what was written."""
+        if self._transport is None:
+            return
+        unread_bytes = self._transport.get_write_buffer_size()
+        if unread_bytes != self._unread_bytes:
+            self._unread_bytes, self._since_s = unread_bytes, now_s
+        waits_s = now_s - self._since_s
+        is_late = waits_s > GREET_TIMEOUT_S and not self._is_greeted
+        if is_late or (self.is_paused and waits_s > WRITE_TIMEOUT_S):
+            self._transport.abort()
+            return
+        for call in list(self.calls.values()):
+            if call.is_unread_too_long(now_s):
+                self.reset(call.stream, Code.CANCEL)
+                call.lost()
+
+    def go_away(self) -> None:
+        """Tell the client that no new calls are welcome; close once the last one has ended."""
+        if not self._is_closing:
+            self.write(go_away(self.control.last_stream, Code.NO_ERROR, b""))
+
+    def close(self) -> None:
+        """Leave the client."""
+        if self._transport is not None:
+            self._transport.close()
+
+    # -- the calls' side ---------------------------------------------------------------------------
+
+    def forget(self, call: Call) -> None:
+        """A call is over, and all of it read or dropped."""
+        self.calls.pop(call.stream, None)
+
+    def pump(self) -> None:
+        """Send what calls hold back, as far as the client takes it."""
+        for call in list(self.calls.values()):
+            if call.unsent_bytes:
+                call.pump()
+
+    def reset(self, stream: int, code: Code) -> None:
+        """End a stream without another word."""
+        self.write(frame(Kind.RST_STREAM, 0, stream, U32.pack(code)))
+
+    # -- frames ------------------------------------------------------------------------------------
+
+    def _take(self, data: memoryview) -> None:
+        if self._carry:
+            data = memoryview(self._carry + data)
+            self._carry = b""
+        at = 0 if self._is_greeted else self._greet(data)
+        end = len(data)
+        while at < end and not self._is_closing:
+            if self._data_left or self._data_pad:
+                at += self._take_data(data[at:])
+                continue
+            if end - at < FRAME_HEAD_BYTES:
+                break
+            high, low, kind, flags, stream = HEAD.unpack_from(data, at)
+            size, body = high << 8 | low, at + FRAME_HEAD_BYTES
+            if kind == DATA:
+                if flags & PADDED and size and body == end:
+                    break
+                at = body + self._begin_data(size, flags, stream & MAX_WINDOW, data[body:])
+                continue
+            if size > MAX_CONTROL_BYTES:
+                raise ConnectionFault(Code.FRAME_SIZE_ERROR, "the frame is too large")
+            if body + size > end:
+                break
+            self.control.take(kind, flags, stream & MAX_WINDOW, bytes(data[body : body + size]))
+            at = body + size
+        if at < end:
+            self._carry = bytes(data[at:])
+
+    def _greet(self, data: memoryview) -> int:
+        """Read the client's preface; how many bytes it took."""
+        taken = preface_bytes(data)
+        if taken is None:
+            self._is_closing = True
+            self.write(NOT_HTTP2)
+            self.close()
+            return 0
+        self._is_greeted = taken > 0
+        return taken
+
+    def _begin_data(self, size: int, flags: int, stream: int, data: memoryview) -> int:
+        """Begin a DATA frame; how many of the bytes after its head were used."""
+        if self.control.is_block_open:
+            raise ConnectionFault(Code.PROTOCOL_ERROR, "a header block was interrupted")
+        call = self.calls.get(stream)
+        if call is None and (not stream & 1 or stream > self.control.last_stream):
+            raise ConnectionFault(Code.PROTOCOL_ERROR, "data of a call that was not begun")
+        if call is not None and (call.is_over or call.inbox.has_ended):
+            call = None  # what was on its way when it ended
+        self._received_bytes += size
+        if self._received_bytes >= REOPEN_BYTES:
+            self.write(window_update(0, self._received_bytes))
+            self._received_bytes = 0
+        used = pad = 0
+        if flags & PADDED and size:
+            used, pad = 1, data[0]
+            if pad >= size:
+                raise ConnectionFault(Code.PROTOCOL_ERROR, "a frame is all padding")
+        self._data_call, self._data_flags = call, flags
+        self._data_left, self._data_pad = size - used - pad, pad
+        if used + pad and call is not None:
+            call.inbox.pad(used + pad)
+        if not self._data_left and not pad:
+            self._end_data()
+        return used
+
+    def _take_data(self, data: memoryview) -> int:
+        """Take bytes of the DATA frame that is being read; how many they were."""
+        taken = data[: self._data_left]
+        size, call = len(taken), self._data_call
+        if size:
+            self._data_left -= size
+            if call is not None:
+                call.inbox.feed(taken)
+        skipped = 0
+        if not self._data_left:
+            skipped = min(self._data_pad, len(data) - size)
+            self._data_pad -= skipped
+            if not self._data_pad:
+                self._end_data()
+        return size + skipped
+
+    def _take_direct(self, size: int) -> None:
+        """Bytes have come to where a large message stands."""
+        self._data_left -= size
+        if self._data_call is not None:
+            self._data_call.inbox.filled(size)
+        if not self._data_left and not self._data_pad:
+            self._end_data()
+
+    def _end_data(self) -> None:
+        call, self._data_call = self._data_call, None
+        if call is not None and self._data_flags & END_STREAM:
+            call.inbox.end()
+
+    def _fail(self, fault: ConnectionFault) -> None:
+        """Say what is wrong, and close."""
+        self._is_closing = True
+        self.write(go_away(self.control.last_stream, fault.code, fault.text.encode()))
+        self.close()
+
+
+def _drop(_data: object) -> None:
+    """Write to a client that is gone."""
