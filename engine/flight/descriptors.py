@@ -9,13 +9,15 @@ inference log. A descriptor's command is a ``Command``, for what a path cannot s
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
+import pyarrow as pa
 import pyarrow.flight as fl
 from google.protobuf import json_format
 from google.protobuf.message import DecodeError as ProtobufError
 
 from engine._proto.sagitta.flight.v1 import flight_pb2
+from engine.codecs.arrow_frame import first_line
 from engine.errors import DecodeError, NotFoundError
 
 if TYPE_CHECKING:
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 __all__ = [
     "LOG_PATH",
     "Wanted",
+    "parse",
     "read_descriptor",
     "read_infer_descriptor",
     "read_ticket",
@@ -43,6 +46,8 @@ EXPECTED_TICKET: Final = (
 )
 LOG_PATH: Final = ("logs",)
 
+MessageT = TypeVar("MessageT", fl.FlightDescriptor, fl.Ticket, fl.Action)
+
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Wanted:
@@ -59,6 +64,25 @@ class Wanted:
     as_records: bool = False
     max_reply_bytes: int = MAX_REPLY_BYTES
     is_input: bool = False
+
+
+def parse(kind: type[MessageT], content: bytes) -> MessageT:
+    """A message of Arrow Flight from its bytes.
+
+    Args:
+        kind: what it should be.
+        content: as it came.
+
+    Raises:
+        DecodeError: it is none.
+    """
+    try:
+        return kind.deserialize(content)
+    except pa.ArrowException as error:
+        expected = f": {EXPECTED}" if kind is fl.FlightDescriptor else ""
+        raise DecodeError(
+            f"the request holds no {kind.__name__} of Arrow Flight ({first_line(error)}){expected}"
+        ) from error
 
 
 def read_descriptor(descriptor: fl.FlightDescriptor) -> Wanted | flight_pb2.LogQuery:
@@ -103,7 +127,7 @@ def read_ticket(ticket: fl.Ticket) -> bytes | flight_pb2.LogQuery:
         DecodeError: it is no ticket.
     """
     message = flight_pb2.Ticket()
-    _parse(ticket.ticket, message, "ticket", EXPECTED_TICKET)
+    _fill(ticket.ticket, message, "ticket", EXPECTED_TICKET)
     if message.HasField("log"):
         return message.log
     if not message.results:
@@ -138,7 +162,7 @@ def _read_path(path: list[str]) -> Wanted | flight_pb2.LogQuery:
 
 def _read_command(command: bytes) -> Wanted | flight_pb2.LogQuery:
     message = flight_pb2.Command()
-    _parse(command, message, "command", EXPECTED)
+    _fill(command, message, "command", EXPECTED)
     if message.HasField("log"):
         return message.log
     max_reply_bytes = MAX_REPLY_BYTES
@@ -149,7 +173,7 @@ def _read_command(command: bytes) -> Wanted | flight_pb2.LogQuery:
     return Wanted(message.pipeline or None, as_records, max_reply_bytes)
 
 
-def _parse(
+def _fill(
     content: bytes, message: flight_pb2.Command | flight_pb2.Ticket, what: str, expected: str
 ) -> None:
     """Fill a message from protobuf bytes or JSON."""

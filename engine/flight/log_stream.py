@@ -4,8 +4,8 @@ A stream holds rows of one schema; it ends where the columns change, where enoug
 at the row that was the newest when it began. Each batch says in its ``app_metadata`` where to go on
 after it, so that a stream that was cut is taken up again without a row lost or doubled.
 
-Which thread runs what: the handler's, which gRPC made, reads a batch, writes it, and reads the next
-once the client has taken it: memory and read transactions stay small however slow the client is.
+Which thread runs what: the call's own reads a batch, and the next one once the client has taken
+most of those before it: memory and read transactions stay small however slow the client is.
 
 Rules that hold here:
 - Streams read in turn, a batch each, so that readers wait for one another and inferences do not
@@ -41,7 +41,7 @@ BATCH_ROWS: Final = 1 << 13  # that clients of other languages take
 
 
 class LogStream:
-    """Rows of the log for one call; used by its handler's thread alone.
+    """Rows of the log for one call; used by its thread alone.
 
     Attributes:
         schema: of every batch; without fields where there is no row.

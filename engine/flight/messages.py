@@ -58,14 +58,12 @@ def data_pieces(header: Piece, app_metadata: bytes, *body: Piece) -> tuple[Piece
     Returns:
         Its pieces, in order: what stands before the body, and ``body``.
     """
-    size_bytes = len(header)
-    head = b"%b%b%b" % (DATA_HEADER, _varint(size_bytes), header)
+    pieces = [DATA_HEADER, _varint(len(header)), header]
     if app_metadata:
-        head += field(3, app_metadata)
-    if not body:
-        return (head,)
-    size_bytes = sum([len(piece) for piece in body])
-    return (head + DATA_BODY + _varint(size_bytes), *body)
+        pieces += (APP_METADATA, _varint(len(app_metadata)), app_metadata)
+    if body:
+        pieces += (DATA_BODY, _varint(sum([len(piece) for piece in body])))
+    return (b"".join(pieces), *body)
 
 
 def field(number: int, content: Piece) -> bytes:
@@ -75,7 +73,7 @@ def field(number: int, content: Piece) -> bytes:
         number: of the field, below 16.
         content: what it holds.
     """
-    return b"%c%b%b" % (number << 3 | 2, _varint(len(content)), content)
+    return b"".join((bytes((number << 3 | 2,)), _varint(len(content)), content))
 
 
 def _message(encapsulated: pa.Buffer) -> tuple[memoryview, memoryview]:

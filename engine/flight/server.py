@@ -1,57 +1,58 @@
-"""The Flight server: one handler per Flight call, nothing but shape around ``InferCall``.
+"""The Flight server: what each call of Arrow Flight is answered with.
 
-Threads: gRPC makes one per call, without a limit (``admission`` has one), and none of ours is
-behind them. The server listens from its construction on; ``serve()`` is never called, since it only
-waits, and fights over signals.
-
-Rules that hold here:
-- Every handler is ``guarded``: nothing of Python reaches a client.
-- Handlers hold no lock while they wait, and keep nothing in thread-locals.
+Threads: everything here is called on the event loop, but for the answers to calls that ask once,
+which ``ShortCall`` makes on threads of their own. DoExchange and DoPut have none.
 Source: our own design; the documented product has no public Flight endpoint.
 """
 
 from __future__ import annotations
 
-import contextlib
-import socket
-import threading
+import asyncio
 import time
+from functools import partial
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
 import pyarrow.flight as fl
 
-from engine._proto.sagitta.flight.v1 import flight_pb2
-from engine.errors import ShuttingDownError, StartupError
-from engine.flight.admission import NAME, Admission, Admitted
-from engine.flight.call import InferCall
+from engine.errors import EngineError, ShuttingDownError
+from engine.flight.admission import Admission
+from engine.flight.call import ExchangeCall, PutCall
 from engine.flight.catalog import ACTIONS, Catalog
-from engine.flight.descriptors import (
-    read_descriptor,
-    read_infer_descriptor,
-    read_ticket,
-    write_ticket,
-)
-from engine.flight.errors import CancelledError, guarded, guarded_batches, schema_error
+from engine.flight.descriptors import parse, read_descriptor, read_ticket
+from engine.flight.errors import CancelledError, finish_unimplemented, finish_with
+from engine.flight.messages import batch_pieces, field, schema_pieces
 from engine.flight.results import Results
+from engine.flight.short_call import ShortCall
+from engine.http2.server import GrpcServer
 
 if TYPE_CHECKING:
-    import pathlib
-    from collections.abc import Iterator
+    import socket
+    import ssl
+    from collections.abc import Callable, Generator
     from typing import Final
 
+    from engine.flight.admission import Admitted
     from engine.flight.call import FlightService
-    from engine.flight.reply import Part, Reply
+    from engine.flight.messages import Piece
+    from engine.flight.short_call import Answer
+    from engine.http2.call import Call, Handler
     from engine.tokens import TokenFile
 
+    Messages = Generator[tuple[Piece, ...]]
 
 __all__ = ["FlightServer"]
 
-WRITE_ERRORS: Final = (pa.ArrowException, OSError)  # the client has gone
-LAST_WAIT_S: Final = 0.5  # for gRPC to end, once nothing is being answered
+SERVICE: Final = "/arrow.flight.protocol.FlightService/"
+MAX_MESSAGE_BYTES: Final = (1 << 31) - 1  # no client of Arrow sends more
+LOOK_S: Final = 0.01  # how often it is looked whether all is answered
+NOT_HERE: Final = {
+    "Handshake": "there is no handshake here: where tokens are asked for, send the header "
+    "'Authorization: Bearer <token>' with every call",
+    "PollFlightInfo": "nothing here takes long to be described: use GetFlightInfo",
+}
 
 
-class FlightServer(fl.FlightServerBase):
+class FlightServer:
     """Arrow Flight around the data plane."""
 
     def __init__(
@@ -59,221 +60,191 @@ class FlightServer(fl.FlightServerBase):
         service: FlightService,
         *,
         partition: str,
-        host: str,
-        port: int,
         max_calls: int,
         max_held_bytes: int,
         tokens: TokenFile | None,
-        tls: tuple[pathlib.Path, pathlib.Path, pathlib.Path | None] | None,
     ) -> None:
-        """Listen.
+        """Prepare to serve.
 
         Args:
-            service: answers the calls.
+            service: answers the batches of calls.
             partition: the name that cursors of the log go by.
-            host: address to listen on.
-            port: 0 takes any free one.
             max_calls: calls at a time.
             max_held_bytes: of answers that wait for DoGet.
             tokens: accepted bearer tokens; None where everybody is welcome.
-            tls: PEM files: certificate, key, and the CA that signed the clients; None for plain.
-
-        Raises:
-            StartupError: the port is taken, or a TLS file cannot be used.
         """
-        self.metrics = service.metrics
         self._service = service
         self._catalog = Catalog(service.plane, partition)
-        self._admission = Admission(max_calls, tokens, self.metrics)
+        self._admission = Admission(max_calls, tokens, service.metrics)
         self._results = Results(max_held_bytes, service.request_timeout_s)
-        self._calls: set[InferCall] = set()  # changed by single set operations only
+        self._exchanges: set[ExchangeCall] = set()
+        self._short_calls: set[ShortCall] = set()
         self._is_stopping = False
-        _check_port(host, port)
-        address = f"[{host}]" if ":" in host else host
-        options: dict[str, object] = {}
-        try:
-            if tls is not None:
-                options["tls_certificates"] = [(tls[0].read_bytes(), tls[1].read_bytes())]
-                if tls[2] is not None:
-                    options["verify_client"] = True
-                    options["root_certificates"] = tls[2].read_bytes()
-            super().__init__(
-                f"grpc{'+tls' if tls else ''}://{address}:{port}",
-                middleware={NAME: self._admission},
-                **options,
-            )
-        except (OSError, pa.ArrowException) as error:
-            raise StartupError(
-                f"Flight cannot listen on {host}:{port}: choose another port with FLIGHT_PORT "
-                "(0 = any free one, empty = no Flight) or another address with BIND_HOST, and "
-                "check TLS_CERT_FILE and TLS_KEY_FILE where they are set"
-            ) from error
+        self._grpc = GrpcServer(self._accept, max_message_bytes=MAX_MESSAGE_BYTES)
+        self._answers: dict[str, Answer] = {
+            "DoGet": self._do_get,
+            "GetSchema": self._get_schema,
+            "GetFlightInfo": self._get_flight_info,
+            "ListFlights": self._list_flights,
+            "DoAction": self._do_action,
+            "ListActions": self._list_actions,
+        }
 
     @property
-    def open_calls(self) -> int:
-        """Calls that go on, idle streams included."""
-        return self.metrics.flight_calls
+    def is_in_use(self) -> bool:
+        """Whether a client is connected."""
+        return bool(self._grpc.connections)
 
-    def stop(self, grace_s: float) -> bool:
-        """Refuse what comes, let what is being answered end, and stop listening.
+    async def serve(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:
+        """Accept clients from now on.
 
-        Idle streams cannot be ended from here: gRPC waits for their clients.
+        Args:
+            listener: bound already.
+            tls: what connections are served with; None for plain ones.
+        """
+        await self._grpc.serve(listener, tls)
+
+    def sweep(self) -> None:
+        """Leave clients that get on with nothing; to be called once a second."""
+        self._grpc.sweep(time.monotonic())
+
+    async def stop(self, grace_s: float) -> None:
+        """Refuse what comes, let what is being answered end, and leave all clients.
 
         Args:
             grace_s: how long answers may still take.
-
-        Returns:
-            Whether every call has ended; if not, threads of gRPC are left behind.
         """
         self._admission.is_closed = self._is_stopping = True
+        self._grpc.go_away()
+        for call in (*self._exchanges, *self._short_calls):
+            call.refuse_new()
         deadline_s = time.monotonic() + grace_s
-        while self._is_answering() and time.monotonic() < deadline_s:
-            time.sleep(0.01)
-        thread = threading.Thread(target=self.shutdown, name="flight-stop", daemon=True)
-        thread.start()
-        thread.join(timeout=min(max(deadline_s - time.monotonic(), 0.0), LAST_WAIT_S))
-        return not thread.is_alive()
-
-    @guarded
-    def do_exchange(
-        self,
-        context: fl.ServerCallContext,
-        descriptor: fl.FlightDescriptor,
-        reader: fl.MetadataRecordBatchReader,
-        writer: fl.MetadataRecordBatchWriter,
-    ) -> None:
-        """Batches in, their answers out, in order; the stream may stay open for ever."""
-        with self._call(context, descriptor, reader) as call:
-            is_begun = False
-            while (batch := call.next_batch()) is not None:
-                part = None if self._is_stopping else call.answer_at_once(batch)
-                parts = self._answer(call, batch).parts() if part is None else (part,)
-                try:
-                    if not is_begun:
-                        writer.begin(call.schema)
-                        is_begun = True
-                    for part, metadata in parts:
-                        writer.write_with_metadata(part, metadata)
-                except WRITE_ERRORS:
-                    raise CancelledError from None
-
-    @guarded
-    def do_put(
-        self,
-        context: fl.ServerCallContext,
-        descriptor: fl.FlightDescriptor,
-        reader: fl.MetadataRecordBatchReader,
-        writer: fl.FlightMetadataWriter,
-    ) -> None:
-        """Batches in; for each, once it is answered, a PutReply with the ticket of the answers."""
-        with self._call(context, descriptor, reader) as call:
-            key = None
-            while (batch := call.next_batch()) is not None:
-                reply = self._answer(call, batch)
-                key = self._results.add(key, reply)
-                told = flight_pb2.PutReply(
-                    sequence=reply.told.sequence,
-                    rows=reply.told.rows,
-                    elapsed_ns=reply.told.elapsed_ns,
-                    ticket=write_ticket(key),
-                )
-                try:
-                    writer.write(told.SerializeToString())
-                except WRITE_ERRORS:
-                    raise CancelledError from None
-
-    @guarded
-    def do_get(self, context: fl.ServerCallContext, ticket: fl.Ticket) -> fl.FlightDataStream:
-        """The answers of a DoPut, once; or rows of the log."""
-        wanted = read_ticket(ticket)
-        if isinstance(wanted, bytes):
-            return fl.GeneratorStream(*self._results.fetch(wanted))
-        log = self._catalog.log_stream(wanted)
-        batches = self._while_awaited(context, log.batches())
-        return fl.GeneratorStream(log.schema, guarded_batches(batches, self.metrics))
-
-    def get_schema(
-        self, _context: fl.ServerCallContext, descriptor: fl.FlightDescriptor
-    ) -> fl.SchemaResult:
-        """The schema of the replies, of the requests (path ends in ``input``), or of the log."""
-        try:
-            return fl.SchemaResult(self._catalog.schema(read_descriptor(descriptor)))
-        except Exception as error:  # noqa: BLE001 - see the module's first rule
-            raise schema_error(error, self.metrics) from None
-
-    @guarded
-    def get_flight_info(
-        self, _context: fl.ServerCallContext, descriptor: fl.FlightDescriptor
-    ) -> fl.FlightInfo:
-        """What a pipeline takes and gives, or the rows of the log with their ticket."""
-        return self._catalog.info(read_descriptor(descriptor), descriptor)
-
-    @guarded
-    def list_flights(
-        self, _context: fl.ServerCallContext, _criteria: bytes
-    ) -> Iterator[fl.FlightInfo]:
-        """The pipeline that is served, and the log; each where there is one."""
-        return iter(self._catalog.infos())
-
-    @guarded
-    def do_action(self, _context: fl.ServerCallContext, action: fl.Action) -> Iterator[bytes]:
-        """Answer an action of ``list_actions``."""
-        return iter([self._catalog.act(action.type)])
-
-    def list_actions(self, _context: fl.ServerCallContext) -> list[tuple[str, str]]:
-        """Every action with its description."""
-        return list(ACTIONS)
-
-    def _while_awaited(
-        self, context: fl.ServerCallContext, batches: Iterator[Part]
-    ) -> Iterator[Part]:
-        """Batches for as long as the client waits and the engine does not stop."""
-        admitted = Admitted.of(context)
-        for part in batches:
-            admitted.check()
-            if self._is_stopping:
-                raise ShuttingDownError("the engine is stopping: go on later from the last batch")
-            if context.is_cancelled():
-                raise CancelledError
-            yield part
-
-    @contextlib.contextmanager
-    def _call(
-        self,
-        context: fl.ServerCallContext,
-        descriptor: fl.FlightDescriptor,
-        reader: fl.MetadataRecordBatchReader,
-    ) -> Iterator[InferCall]:
-        wanted = read_infer_descriptor(descriptor)
-        call = InferCall(self._service, context, Admitted.of(context), wanted, reader)
-        self._calls.add(call)
-        try:
-            yield call
-        finally:
-            call.is_busy = False
-            self._calls.discard(call)
+        await _while(self._is_answering, deadline_s)
+        self._grpc.close()
+        await _while(lambda: self.is_in_use, deadline_s)
 
     def _is_answering(self) -> bool:
-        return self._results.fetching > 0 or any(call.is_busy for call in tuple(self._calls))
+        return (
+            bool(self._short_calls)
+            or any(exchange.is_busy for exchange in self._exchanges)
+            or any(
+                call.unsent_bytes
+                for connection in self._grpc.connections
+                for call in connection.calls.values()
+            )
+        )
 
-    def _answer(self, call: InferCall, batch: pa.RecordBatch) -> Reply:
-        if self._is_stopping:
-            raise ShuttingDownError("the engine is stopping and takes no new batches")
-        return call.answer(batch)
+    # -- calls that begin, and their end ---------------------------------------------------------
 
-
-def _check_port(host: str, port: int) -> None:
-    """Say that a port is taken before gRPC does, in words that help."""
-    if not port:
-        return
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    def _accept(self, call: Call) -> Handler:
+        path = call.path.decode("ascii", "replace")
+        method = path.removeprefix(SERVICE)
+        is_stream = method in {"DoExchange", "DoPut"}
+        answer = self._answers.get(method)
+        if method == path or not (is_stream or answer or method in NOT_HERE):
+            finish_unimplemented(call, f"there is no method {path[:100]!r}: this is Arrow Flight")
+            return IGNORING
         try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise StartupError(
-                f"cannot listen on {host}:{port}: {error.strerror}; choose another port with "
-                "FLIGHT_PORT (0 = any free one, empty = no Flight) or another address with "
-                "BIND_HOST"
-            ) from error
+            admitted = self._admission.admit(call)
+        except EngineError as error:
+            finish_with(call, error, self._service.metrics)
+            return IGNORING
+        if is_stream:
+            return self._begin_exchange(call, admitted, is_put=method == "DoPut")
+        if answer is None:
+            admitted.leave()
+            finish_unimplemented(call, NOT_HERE[method])
+            return IGNORING
+        on_end = partial(self._end_short_call, admitted)
+        short_call = ShortCall(call, answer, admitted.check, self._service.metrics, on_end)
+        self._short_calls.add(short_call)
+        return short_call
+
+    def _begin_exchange(self, call: Call, admitted: Admitted, *, is_put: bool) -> ExchangeCall:
+        on_end = partial(self._end_exchange, admitted)
+        if is_put:
+            exchange: ExchangeCall = PutCall(self._service, call, admitted, on_end, self._results)
+        else:
+            exchange = ExchangeCall(self._service, call, admitted, on_end)
+        self._exchanges.add(exchange)
+        return exchange
+
+    def _end_exchange(self, admitted: Admitted, exchange: ExchangeCall) -> None:
+        self._exchanges.discard(exchange)
+        admitted.leave()
+
+    def _end_short_call(self, admitted: Admitted, short_call: ShortCall) -> None:
+        self._short_calls.discard(short_call)
+        admitted.leave()
+
+    # -- answers, on threads of their own --------------------------------------------------------
+
+    def _do_get(self, call: ShortCall, request: bytes) -> Messages:
+        """The answers of a DoPut, once; or rows of the log."""
+        wanted = read_ticket(parse(fl.Ticket, request))
+        if isinstance(wanted, bytes):
+            schema, parts = self._results.fetch(wanted)
+            yield schema_pieces(schema)
+            for batch, metadata in parts:
+                yield batch_pieces(batch, metadata)
+            return
+        log = self._catalog.log_stream(wanted)
+        yield schema_pieces(log.schema)
+        for batch, metadata in log.batches():
+            call.check()
+            if self._is_stopping:
+                raise ShuttingDownError("the engine is stopping: go on later from the last batch")
+            if call.is_over:
+                raise CancelledError
+            yield batch_pieces(batch, metadata)
+
+    def _get_schema(self, _call: ShortCall, request: bytes) -> Messages:
+        """The schema of the replies, of the requests (path ends in ``input``), or of the log."""
+        wanted = read_descriptor(parse(fl.FlightDescriptor, request))
+        yield (fl.SchemaResult(self._catalog.schema(wanted)).serialize(),)
+
+    def _get_flight_info(self, _call: ShortCall, request: bytes) -> Messages:
+        """What a pipeline takes and gives, or the rows of the log with their ticket."""
+        descriptor = parse(fl.FlightDescriptor, request)
+        yield (self._catalog.info(read_descriptor(descriptor), descriptor).serialize(),)
+
+    def _list_flights(self, _call: ShortCall, _criteria: bytes) -> Messages:
+        """The pipeline that is served, and the log; each where there is one."""
+        for info in self._catalog.infos():
+            yield (info.serialize(),)
+
+    def _do_action(self, _call: ShortCall, request: bytes) -> Messages:
+        """Answer an action of ``ACTIONS``."""
+        yield (field(1, self._catalog.act(parse(fl.Action, request).type)),)
+
+    def _list_actions(self, _call: ShortCall, _request: bytes) -> Messages:
+        """Every action with its description."""
+        for name, description in ACTIONS:
+            yield (field(1, name.encode()) + field(2, description.encode()),)
+
+
+async def _while(condition: Callable[[], bool], deadline_s: float) -> None:
+    while condition() and time.monotonic() < deadline_s:  # noqa: ASYNC110 - many things to wait for
+        await asyncio.sleep(LOOK_S)
+
+
+class _Ignoring:
+    """The handler of a call that is over already: whatever its client still sends is nothing."""
+
+    def place(self, _size_bytes: int, _first: memoryview) -> memoryview | None:
+        """Nowhere."""
+
+    def take(self, _message: bytes | memoryview) -> None:
+        """Nothing."""
+
+    def end(self) -> None:
+        """Nothing."""
+
+    def drained(self) -> None:
+        """Nothing."""
+
+    def leave(self) -> None:
+        """Nothing."""
+
+
+IGNORING: Final = _Ignoring()

@@ -1,0 +1,141 @@
+"""A call that asks once: its one request in, the answer out, on a thread of its own.
+
+Such a call may have to wait for the disk, which the event loop must not. The thread makes the
+messages of the answer one after the other, and the next one only when the client has taken most of
+what was sent: memory stays small however slow the client is.
+
+Rules that hold here:
+- The thread touches the call through the event loop alone, but for ``Call.is_over``.
+- One message is on its way to the event loop at a time, while the next one is made.
+- ``on_end`` is called once: when the call is over and no thread works for it any more. The number
+  of admitted calls so bounds the threads.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from typing import TYPE_CHECKING
+
+from engine.errors import DecodeError, PayloadTooLargeError, ShuttingDownError
+from engine.flight.errors import CancelledError, finish_with
+from engine.http2.call import HIGH_BYTES
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from typing import Final
+
+    from engine.flight.messages import Piece
+    from engine.http2.call import Call
+    from engine.metrics import Metrics
+
+    Answer = Callable[["ShortCall", bytes], Generator[tuple[Piece, ...]]]
+
+__all__ = ["ShortCall"]
+
+MAX_REQUEST_BYTES: Final = 1 << 20
+
+
+class ShortCall:
+    """One call; a ``Handler``."""
+
+    def __init__(
+        self,
+        call: Call,
+        answer: Answer,
+        check: Callable[[], None],
+        metrics: Metrics,
+        on_end: Callable[[ShortCall], None],
+    ) -> None:
+        """Wait for the request.
+
+        Args:
+            call: to be answered.
+            answer: makes the messages of the answer to a request, on the call's own thread.
+            check: raises where the caller is not welcome any more.
+            metrics: counts errors.
+            on_end: told that the call is over.
+        """
+        self._call = call
+        self._answer = answer
+        self._metrics = metrics
+        self._on_end = on_end
+        self._has_room = threading.Event()
+        self._has_room.set()
+        self._large: memoryview | None = None
+        self._is_begun = False
+        self.check = check
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nobody waits for the answer any more; any thread."""
+        return self._call.is_over
+
+    def place(self, size_bytes: int, _first: memoryview) -> memoryview | None:
+        """Memory for a large request; none where it is too large."""
+        if size_bytes <= MAX_REQUEST_BYTES:
+            return memoryview(bytearray(size_bytes))
+        self._end(PayloadTooLargeError(f"the request has {size_bytes} bytes: it is too large"))
+        return None
+
+    def take(self, message: bytes | memoryview) -> None:
+        """Answer the request; there is one."""
+        if self._is_begun:
+            return
+        self._is_begun = True
+        request = bytes(message)
+        threading.Thread(target=self._run, args=(request,), name="flight-call", daemon=True).start()
+
+    def end(self) -> None:
+        """The client has said everything."""
+        if not self._is_begun:
+            self._end(DecodeError("the call has no request in it"))
+
+    def drained(self) -> None:
+        """The client has read."""
+        self._has_room.set()
+
+    def leave(self) -> None:
+        """The client has gone."""
+        self._has_room.set()
+        if not self._is_begun:
+            self._is_begun = True
+            self._on_end(self)
+
+    def refuse_new(self) -> None:
+        """The engine stops: do not wait for a request, and look at once whether to go on."""
+        self._has_room.set()
+        if not self._is_begun:
+            self._end(ShuttingDownError("the engine is stopping and takes no new calls"))
+
+    def _end(self, error: Exception | None) -> None:
+        self._is_begun = True
+        if error is None:
+            self._call.finish()
+        else:
+            finish_with(self._call, error, self._metrics)
+        self._on_end(self)
+
+    def _run(self, request: bytes) -> None:
+        """The thread."""
+        outcome: Exception | None = None
+        try:
+            with contextlib.closing(self._answer(self, request)) as messages:
+                for message in messages:
+                    self._has_room.wait()
+                    if self._call.is_over:
+                        raise CancelledError
+                    self._has_room.clear()
+                    self._post(self._send, message)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the client is told of an end
+            outcome = error
+        self._post(self._end, outcome)
+
+    def _post(self, function: Callable[..., None], argument: object) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop has ended, and every connection with it
+            self._call.loop.call_soon_threadsafe(function, argument)
+
+    def _send(self, message: tuple[Piece, ...]) -> None:
+        self._call.send(*message)
+        if self._call.unsent_bytes < HIGH_BYTES or self._call.is_over:
+            self._has_room.set()
