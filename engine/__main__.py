@@ -69,9 +69,6 @@ def main(argv: Sequence[str] | None = None, environ: Mapping[str, str] | None = 
     """
     # ONNX Runtime 1.31 keeps a device id and a database of usage in the home folder unless told so.
     os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
-    # The thread that handles a Flight call then reads its connection itself. gRPC's newer way has
-    # another thread do so, and waking one for the other takes a fifth of a small batch's time.
-    os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
     if _NoPandas not in sys.meta_path:
         sys.meta_path.insert(0, _NoPandas)
     environ = os.environ if environ is None else environ

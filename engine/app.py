@@ -1,18 +1,17 @@
 """The composition root of ``sagitta serve``: builds every part, starts them, stops them.
 
 Start order: sockets, so that a taken port ends the start at once; HTTP, so that probes are
-answered; then the pipeline, on a thread of its own. Stop order: readiness, listeners and
-connections, Flight calls, the line of waiting requests, the slot threads, the log. All of it has
+answered; then the pipeline, on a thread of its own. Stop order: readiness, listeners, connections
+and Flight calls, the line of waiting requests, the slot threads, the log. All of it has
 SHUTDOWN_GRACE_S together, counted from the signal: a runtime that kills does so soon after.
 
 Threads: the main thread runs the event loop; ``loader`` loads the pipeline; ``slot-N`` run models;
-``log-sync`` makes the log durable; gRPC makes one for each Flight call.
+``log-sync`` makes the log durable; a ``flight-call`` answers a Flight call that asks once.
 """
 
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 import gc
 import logging
 import math
@@ -32,7 +31,7 @@ from engine.codecs.ipc_guard import IpcLimits
 from engine.console import flush, log_to_stdout
 from engine.dataplane import DataPlane
 from engine.errors import StartupError
-from engine.listening import listen, tls_files
+from engine.listening import listen, tls_context, tls_files
 from engine.loading import load_pipeline, open_log
 from engine.metrics import Metrics
 from engine.options import PersistFolder, pull_options, read_tokens, unmet_settings
@@ -156,23 +155,19 @@ class _Engine:
             listeners.append(listener)
             host, bound = listener.getsockname()[:2]
             log.info("Listening: %s on %s:%d%s", name, host, bound, " (TLS)" if files else "")
-        self._flight = self._listen_flight(tls)
+        await self._listen_flight(tls)
         self.line.start()
         if self.log is not None:
             self.log.start()
         self._loader.start()
         loop.call_later(SWEEP_S, self._sweep)
-        runs = [
-            server.serve([listener])
-            for server, listener in zip(self._servers, listeners, strict=True)
-        ]
-        await asyncio.gather(*runs, self._leave.wait())
+        runs = [server.serve([one]) for server, one in zip(self._servers, listeners, strict=True)]
+        await asyncio.gather(*runs, self._end_flight())
 
     def close(self) -> None:
-        """Join the threads; neither a model nor a Flight client can hold the process up."""
+        """Join the threads; no model can hold the process up."""
         for number in (signal.SIGTERM, signal.SIGINT):  # the event loop, which had them, is closed
             signal.signal(number, self._leave_now)
-        has_flight_ended = self._flight is None or self._flight.stop(self._left_s())
         ended = self.line.close(self._left_s()) and self.plane.close(self._left_s())
         self._loader.join(timeout=self._left_s())
         if self.log is not None:
@@ -182,10 +177,8 @@ class _Engine:
             log.warning("a model was still running after SHUTDOWN_GRACE_S: leaving it behind")
         elif self._loader.is_alive():
             log.warning("the pipeline was still being loaded after SHUTDOWN_GRACE_S: leaving it")
-        elif has_flight_ended:
+        else:
             return
-        elif self.failure is None:
-            log.info("Stopped, with Flight streams still open")
         self._leave_now()
 
     def _left_s(self) -> float:
@@ -198,26 +191,30 @@ class _Engine:
         flush()
         os._exit(0 if self.failure is None else 3)
 
-    def _listen_flight(self, tls: TlsFiles | None) -> FlightServer | None:
-        config = self.config
+    async def _listen_flight(self, tls: TlsFiles | None) -> None:
+        config, service = self.config, self.service
         if config.flight_port is None:
-            return None
+            return
         from engine.flight.call import FlightService  # noqa: PLC0415 - only where it is on
         from engine.flight.server import FlightServer  # noqa: PLC0415
 
-        host, metrics, timeout_s = config.bind_host, self.service.metrics, config.request_timeout_s
-        server = FlightServer(
-            FlightService(self.plane, self.line, metrics, IpcLimits(), timeout_s),
+        shared = self.plane, service.turn, self.line, service.metrics, IpcLimits()
+        self._flight = FlightServer(
+            FlightService(*shared, config.request_timeout_s, asyncio.get_running_loop()),
             partition=self.partition,
-            host=host,
-            port=config.flight_port,
             max_calls=config.flight_max_streams,
             max_held_bytes=config.queue_max_bytes,
-            tokens=self.service.tokens,
-            tls=dataclasses.astuple(tls) if tls else None,
+            tokens=service.tokens,
         )
-        log.info("Listening: Flight on %s:%d%s", host, server.port, " (TLS)" if tls else "")
-        return server
+        listener = listen("FLIGHT", config.bind_host, config.flight_port)
+        await self._flight.serve(listener, tls_context(tls, "h2") if tls else None)
+        log.info("Listening: Flight on %s:%d%s", *listener.getsockname()[:2], " (TLS)" * bool(tls))
+
+    async def _end_flight(self) -> None:
+        """Let Flight calls that are being answered end, once the engine is to leave."""
+        await self._leave.wait()
+        if self._flight is not None:
+            await self._flight.stop(self._left_s())
 
     def _load(self) -> None:
         """The loader thread: load, serve, or end the process with the reason."""
@@ -282,8 +279,9 @@ class _Engine:
 
     def _drain(self) -> None:
         """Go on once no connection is open, or when open ones have had their time."""
-        is_open = any(server.server_state.connections for server in self._servers)
-        is_open = is_open or (self._flight is not None and self._flight.open_calls > 0)
+        is_open = self.service.metrics.flight_calls or any(
+            server.server_state.connections for server in self._servers
+        )
         if is_open and time.monotonic() < self._drained_at and self._loop is not None:
             self._loop.call_later(0.05, self._drain)
         else:
@@ -295,7 +293,8 @@ class _Engine:
             server.stop(self._left_s())
 
     def _sweep(self) -> None:
-        if self._loop is not None:
-            self._loop.call_later(SWEEP_S, self._sweep)
+        asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
         for server in self._servers:
             sweep(server.server_state.connections)
+        if self._flight is not None:
+            self._flight.sweep()
