@@ -98,24 +98,27 @@ def stream_part(body: memoryview) -> memoryview:
     return body[8:end]
 
 
-def check_stream(stream: memoryview, limits: IpcLimits) -> None:
+def check_stream(stream: memoryview, limits: IpcLimits) -> int:
     """Walk every message of an IPC stream and refuse what declares too much.
 
     Args:
         stream: the bytes that will be decoded; nothing is copied.
         limits: what the request may declare.
 
+    Returns:
+        How many rows it declares.
+
     Raises:
         DecodeError: the messages are malformed.
         PayloadTooLargeError: rows, values or decoded bytes pass their limit.
     """
     try:
-        _walk(stream, limits)
+        return _walk(stream, limits)
     except (struct.error, IndexError) as error:
         raise DecodeError("the Arrow data is malformed: a message points outside itself") from error
 
 
-def _walk(stream: memoryview, limits: IpcLimits) -> None:
+def _walk(stream: memoryview, limits: IpcLimits) -> int:
     position = messages = rows = values = decoded_bytes = 0
     while position + 4 <= stream.nbytes:
         length = _I32.unpack_from(stream, position)[0]
@@ -145,6 +148,7 @@ def _walk(stream: memoryview, limits: IpcLimits) -> None:
         check_sums(rows, values, decoded_bytes, limits)
     if not messages:
         raise DecodeError("the Arrow data holds no message")
+    return rows
 
 
 def check_sums(rows: int, values: int, decoded_bytes: int, limits: IpcLimits) -> None:

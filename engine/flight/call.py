@@ -1,216 +1,360 @@
 """The inferences of one Flight call: its batches in, their answers out, one after the other.
 
-Which thread runs what: the handler's own thread, which gRPC made for the call, reads, checks,
-prepares, encodes and writes. It also runs the model when a slot is free and nobody waits; otherwise
-its request stands in the line, where it is run with others of its kind, by this thread or another.
-A run of a few microseconds takes no slot at all: to hand one over costs more than the run, and the
-interpreter's lock, which such calls hold nearly all of their time, bounds them well enough.
+Which thread runs what: everything is the event loop's, but for what stands in the line. A batch is
+checked and read where it arrived, unless it is large; the model runs there too when that is
+expected to be quick and a run slot is free (``turn``). Whatever goes into the line is run, and its
+answer written, by a slot thread, and sent by the event loop.
 
 Rules that hold here:
 - A batch is checked before anything looks at a value, as ``FrameReader`` says.
+- One batch of a call is answered at a time; until it is, no further message of it is taken.
 - The end of the stream means nothing: a killed client looks like one that is done. What counts is
   the answer to each batch.
-- Whether the client still waits is asked before a run, unless the run is tiny: gRPC looks at the
-  connection to find out, which takes 50 us and more. No slot is held while reading or writing.
 - A call lives longer than a pipeline: each batch is answered by the one that is served by then, as
   long as the reply keeps its schema.
-- After a wait for bytes code runs several times slower than in a loop, since the caches hold
-  something else by then: what a small batch costs is how many functions and objects it touches.
+- Whatever happens becomes the end of the call; nothing is ever raised to its caller.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import threading
-import time
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
+import pyarrow.flight as fl
 
-from engine.codecs.arrow_frame import FrameReader, first_line
+from engine._proto.sagitta.flight.v1 import flight_pb2
+from engine.codecs.arrow_frame import FrameReader
 from engine.errors import (
     DeadlineExceededError,
     DecodeError,
-    EngineError,
     InternalError,
+    OverloadedError,
+    ShuttingDownError,
 )
-from engine.flight.errors import CancelledError
+from engine.flight.descriptors import read_infer_descriptor, write_ticket
+from engine.flight.errors import CancelledError, finish_with
+from engine.flight.incoming import Incoming
+from engine.flight.messages import batch_pieces, field, schema_pieces
 from engine.flight.reply import ReplyWriter
-from engine.flight.short_way import TINY_RUN_NS, ShortWay
-from engine.request import InferRequest
+from engine.flight.request import BatchRequest
+from engine.flight.short_way import BoundRuns, ShortWay
+from engine.http2 import HIGH_BYTES
 from engine.values import InferResult
 
 if TYPE_CHECKING:
-    from typing import Any, Final
-
-    import pyarrow.flight as fl
+    from collections.abc import Callable, Iterator
+    from typing import Final
 
     from engine.batching.line import Line
     from engine.codecs.ipc_guard import IpcLimits
     from engine.dataplane import DataPlane
     from engine.flight.admission import Admitted
-    from engine.flight.descriptors import Wanted
+    from engine.flight.incoming import OpenBatch
     from engine.flight.reply import Part, Reply
+    from engine.flight.results import Results
+    from engine.http2 import Call
     from engine.metrics import Metrics
+    from engine.request import InferRequest
     from engine.running import RunningPipeline
+    from engine.turn import Turn
+    from engine.values import Frame
 
-__all__ = ["FlightService", "InferCall"]
+__all__ = ["ExchangeCall", "FlightService", "PutCall"]
 
-POLL_S: Final = 0.05  # how often a thread that waits in the line looks whether its client does
+LATE_BYTES: Final = 4 << 20  # read by the thread that runs it: some ms, where it is text
 
 
-@dataclasses.dataclass(frozen=True, slots=True)
+@dataclasses.dataclass(slots=True)
 class FlightService:
     """What every call shares.
 
     Attributes:
         plane: answers the requests.
-        line: bounds the runs.
+        turn: runs them.
+        line: where they wait.
         metrics: counts them.
         limits: what one batch may hold.
+        max_held_bytes: of large messages that are arriving or being answered, of all calls.
         request_timeout_s: after this long a batch that still waits is answered with an error.
+        held_bytes: of such messages, now.
+        bound: memory for the runs of a pipeline, and which that is.
     """
 
     plane: DataPlane
+    turn: Turn
     line: Line[InferRequest]
     metrics: Metrics
     limits: IpcLimits
+    max_held_bytes: int
     request_timeout_s: float
+    held_bytes: int = 0
+    bound: tuple[RunningPipeline, BoundRuns] | None = None
+
+    def bound_runs(self, pipeline: RunningPipeline) -> BoundRuns:
+        """Memory for the runs of a pipeline with one model and one input."""
+        if self.bound is None or self.bound[0] is not pipeline:
+            (spec,) = pipeline.inputs
+            self.bound = pipeline, BoundRuns(pipeline.lone_model, spec)
+        return self.bound[1]
 
 
-class _BatchRequest(InferRequest):
-    """One batch of a call."""
-
-    context: fl.ServerCallContext
-
-    def is_gone(self) -> bool:
-        """Whether the client has cancelled, died or passed its deadline."""
-        return self.is_abandoned or bool(self.context.is_cancelled())
-
-    def settle(self) -> None:
-        """Wake the handler's thread, unless it is this one."""
-        if self.queued_ns and self.batch is None and self.turn is not None:
-            self.turn.release()
-
-
-class InferCall:
-    """One call; used by its handler's thread alone, but for ``is_busy``.
-
-    Attributes:
-        is_busy: whether a batch is being answered; read by the thread that stops the server.
-    """
+class ExchangeCall:
+    """One DoExchange; the handler of its messages."""
 
     def __init__(
         self,
         service: FlightService,
-        context: fl.ServerCallContext,
+        call: Call,
         admitted: Admitted,
-        wanted: Wanted,
-        reader: fl.MetadataRecordBatchReader,
+        on_end: Callable[[ExchangeCall], None],
     ) -> None:
-        """Begin a call; waits for the schema of the request.
+        """Expect the schema.
 
         Args:
             service: what all calls share.
-            context: of the call.
+            call: whose messages come, and where the answers go.
             admitted: says whether its token still holds.
-            wanted: what its descriptor says.
-            reader: of its batches.
-
-        Raises:
-            EngineError: there is no such pipeline, or the schema cannot be served.
-            CancelledError: the client has gone.
+            on_end: called once, when the call is over.
         """
         self._service = service
-        self._context = context
+        self._call = call
         self._admitted = admitted
-        self._is_token_asked = admitted.is_token_asked
-        self._wanted = wanted
-        self._reader = reader
-        self._pipeline: RunningPipeline | None = None
-        self._reply = ReplyWriter(wanted)
-        self._turn = threading.Lock()
-        self._turn.acquire()
-        self.is_busy = False
+        self._on_end = on_end
+        self._incoming = Incoming(service.limits)
+        self._frames: FrameReader | None = None  # once there is a schema
         self._schema: pa.Schema | None = None
+        self._pipeline: RunningPipeline | None = None
+        self._name: str | None = None
+        self._as_records = False
+        self._reply: ReplyWriter | None = None
         self._short_way: ShortWay | None = None
-        self._find_pipeline()
+        self._request: BatchRequest | None = None  # the batch that is being answered
+        self._parts: Iterator[Part] | None = None  # of its answer, still to be sent
+        self._is_held = False
+        self._is_begun = False  # the schema of the answers was sent
+        self._is_refusing = False
+        self._is_closed = False
+        self._held_bytes = 0
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether a batch is being answered, or its answer sent."""
+        return self._request is not None or self._parts is not None
+
+    def refuse_new(self) -> None:
+        """The engine stops: what is being answered is, and nothing after it."""
+        self._is_refusing = True
+
+    # -- http2's handler -------------------------------------------------------------------------
+
+    def place(self, size_bytes: int, first: memoryview) -> memoryview | None:
+        """Where a large message is to stand; None where too many of them are held already."""
+        service = self._service
+        held_bytes, most = service.held_bytes, service.max_held_bytes
+        if held_bytes and held_bytes + size_bytes > most:
+            text = (
+                f"the batches that are being received hold {held_bytes} bytes (limit: "
+                f"QUEUE_MAX_BYTES={most}): try again shortly"
+            )
+            self._fail(OverloadedError(text))
+            return None
+        service.held_bytes += size_bytes
+        self._held_bytes += size_bytes
+        return self._incoming.place(size_bytes, first)
+
+    def take(self, message: bytes | memoryview) -> None:
+        """The schema, or a batch."""
+        way, service = self._short_way, self._service
         try:
-            schema = reader.schema
-        except (pa.ArrowException, OSError) as error:
-            raise self._unreadable(error) from None
-        self._frames = FrameReader(schema, service.limits)
+            if way is not None and self._is_begun and service.plane.current is self._pipeline:
+                if self._is_refusing:
+                    raise _stopping()
+                if self._admitted.is_token_asked:
+                    self._admitted.check()
+                pieces = way.answer(message)
+                if pieces is not None:
+                    self._call.send(*pieces)
+                    self._incoming.skip(message)
+                    self._let_go(message)
+                    self._hold_while_unsent()
+                    return
+            if self._frames is None:
+                self._begin(message)
+            else:
+                self._answer(message)
+        except Exception as error:  # noqa: BLE001 - whatever it is ends the call
+            self._fail(error)
+
+    def end(self) -> None:
+        """The client has sent all it wants answers to."""
+        if self._frames is None:
+            self._fail(DecodeError("the stream has ended before it had a schema"))
+            return
+        self._call.finish()
+        self._close()
+
+    def drained(self) -> None:
+        """The client has read: send on, or take the next batch."""
+        if self._parts is not None:
+            self._send_parts()
+        elif self._request is None:
+            self._go_on()
+
+    def leave(self) -> None:
+        """Nobody waits for an answer any more."""
+        request, self._request = self._request, None
+        if request is not None:
+            request.give_up()
+            if request.is_in_line:
+                self._service.metrics.record_cancelled()
+        self._close()
+
+    # -- one batch -------------------------------------------------------------------------------
+
+    def _begin(self, message: bytes | memoryview) -> None:
+        """Read the descriptor and the schema."""
+        descriptor, schema = self._incoming.read_schema(message)
+        self._let_go(message)
+        wanted = read_infer_descriptor(_descriptor(descriptor))
+        self._name, self._as_records = wanted.pipeline, wanted.as_records
+        self._reply = ReplyWriter(wanted)
+        self._find_pipeline(self._reply)
+        self._frames = FrameReader(schema, self._service.limits)
         self._schema = schema
         self._find_short_way()
 
-    def next_batch(self) -> pa.RecordBatch | None:
-        """Wait for a batch; None at the end of the stream.
+    def _answer(self, message: bytes | memoryview) -> None:
+        """Answer a batch, now or later."""
+        opened = self._incoming.open_batch(message)
+        if opened is None:  # metadata alone
+            self._let_go(message)
+            return
+        self._admitted.check()
+        if self._is_refusing or self._reply is None:
+            raise _stopping()
+        service, call = self._service, self._call
+        pipeline = self._find_pipeline(self._reply)
+        request = BatchRequest(pipeline, self, service, call, message)
+        if len(message) <= LATE_BYTES:
+            frame, batch = self.read(opened)
+            request.prepare(frame)
+            if self._short_way is not None:
+                self._short_way.learn(len(message), opened, batch)
+        else:
+            request.rows, request.opened = opened.rows, opened
+        self._request = request
+        service.turn.add(request, call.loop, is_alone=service.metrics.flight_calls <= 1)
+        if self._request is not None:
+            self._hold()
+
+    def read(self, opened: OpenBatch) -> tuple[Frame, pa.RecordBatch]:
+        """Read and check a batch; any thread.
 
         Raises:
-            DecodeError: what came is no Arrow data.
-            CancelledError: the client has gone.
+            EngineError: it is not one that is accepted.
         """
-        self.is_busy = False
-        batch = None
-        while batch is None:  # a message may hold metadata alone
-            try:
-                batch = self._reader.read_chunk().data
-            except StopIteration:
-                return None
-            except (pa.ArrowException, OSError) as error:
-                raise self._unreadable(error) from None
-        self.is_busy = True
-        return batch
+        batch, frames = self._incoming.read_batch(opened), self._frames
+        if frames is None:
+            raise InternalError("a batch without a schema")
+        frames.check_size(batch)
+        frames.validate(batch)
+        return frames.read(batch), batch
 
-    @property
-    def schema(self) -> pa.Schema | None:
-        """The schema of the replies; None before the first."""
-        return self._reply.schema
-
-    def answer_at_once(self, batch: pa.RecordBatch) -> Part | None:
-        """Answer a small batch the short way; None where it is to go the usual one.
-
-        Raises:
-            UnauthorizedError: the caller's token is accepted no more.
-        """
-        way = self._short_way
-        if way is None or self._service.plane.current is not self._pipeline:
-            return None
-        if self._is_token_asked:
-            self._admitted.check()
-        return way.answer(batch)
-
-    def answer(self, batch: pa.RecordBatch) -> Reply:
-        """Check a batch, run it, and write its answer.
+    def write(self, request: BatchRequest) -> Reply | Exception:
+        """The outcome of a request as its reply; on the thread that ran it.
 
         Returns:
-            What goes out.
-
-        Raises:
-            EngineError: it cannot be answered.
-            CancelledError: nobody waits for its answer.
+            What goes out, or why nothing does.
         """
-        self._admitted.check()
-        request = _BatchRequest(self._find_pipeline())
-        request.context, request.turn = self._context, self._turn
-        request.size_bytes = self._frames.check_size(batch)
-        self._frames.validate(batch)
-        request.prepare(self._frames.read(batch))
-        result = self._run(request)
-        reply = self._reply.write(result)
-        run_ns = sum(result.elapsed_ns) - result.elapsed_ns[0]
-        latency_ns = time.monotonic_ns() - request.started_ns
-        self._service.metrics.record(request.rows, latency_ns, request.queue_ns, run_ns)
+        outcome, request.outcome = request.outcome, None
+        request.frame = request.feeds = request.opened = None
+        if not isinstance(outcome, InferResult):
+            return outcome or CancelledError()
+        try:
+            if self._reply is None:
+                raise InternalError("an answer without a schema")
+            reply = self._reply.write(outcome)
+        except Exception as error:  # noqa: BLE001 - whatever it is ends the call
+            return error
+        finally:
+            del outcome  # an error would hold this frame, and this frame the rows
+        request.record(reply.told.elapsed_ns)
         return reply
 
-    def _find_pipeline(self) -> RunningPipeline:
+    def settled(self, settled: tuple[BatchRequest, Reply | Exception]) -> None:
+        """Send a reply; on the event loop."""
+        request, reply = settled
+        if request is not self._request:
+            return  # it was given up
+        self._request = None
+        self._let_go(request.message)
+        if isinstance(reply, Exception):
+            self._fail(reply)
+            return
+        try:
+            self._respond(reply)
+        except Exception as error:  # noqa: BLE001 - whatever it is ends the call
+            self._fail(error)
+
+    def expired(self, request: BatchRequest) -> None:
+        """A request has waited too long."""
+        if request is self._request:
+            self._request = None
+            text = (
+                f"no answer within {self._service.request_timeout_s:g} s (REQUEST_TIMEOUT_S): the "
+                "engine is busy, or the batch too large for that time"
+            )
+            self._fail(DeadlineExceededError(text))
+
+    def _respond(self, reply: Reply) -> None:
+        if not self._is_begun:
+            self._is_begun = True
+            self._call.send(*schema_pieces(reply.batch.schema))
+        self._parts = reply.parts()
+        self._send_parts()
+
+    def _send_parts(self) -> None:
+        """Send as much of an answer as the client reads."""
+        call, parts = self._call, self._parts
+        while parts is not None and not call.is_over:
+            if call.unsent_bytes > HIGH_BYTES:
+                self._hold()
+                return
+            part = next(parts, None)
+            if part is None:
+                break
+            call.send(*batch_pieces(*part))
+        self._parts = None
+        if self._hold_while_unsent():
+            return
+        self._go_on()
+
+    # -- its own ---------------------------------------------------------------------------------
+
+    def _hold(self) -> None:
+        self._is_held = True
+        self._call.hold()
+
+    def _hold_while_unsent(self) -> bool:
+        if self._call.unsent_bytes > HIGH_BYTES:
+            self._hold()
+            return True
+        return False
+
+    def _go_on(self) -> None:
+        if self._is_held and not self._is_closed:
+            self._is_held = False
+            self._call.go_on()
+
+    def _find_pipeline(self, reply: ReplyWriter) -> RunningPipeline:
         """The pipeline that is served by now."""
-        plane, name = self._service.plane, self._wanted.pipeline
+        plane = self._service.plane
         pipeline = plane.running
         if pipeline is not self._pipeline:
-            if name is not None:
-                pipeline = plane.named(name)
-            self._reply.use(pipeline.inputs, pipeline.outputs)
+            if self._name is not None:
+                pipeline = plane.named(self._name)
+            reply.use(pipeline.inputs, pipeline.outputs)
             self._pipeline = pipeline
             self._find_short_way()
         return pipeline
@@ -219,67 +363,72 @@ class InferCall:
         """Whether the batches of this stream can go the short way through the pipeline."""
         pipeline, schema, service = self._pipeline, self._schema, self._service
         self._short_way = None
-        if pipeline is None or schema is None or service.plane.log is not None:
+        if pipeline is None or schema is None or self._reply is None or self._as_records:
             return
-        if not self._wanted.as_records and ShortWay.is_open_to(schema, pipeline):
-            self._short_way = ShortWay(pipeline, self._reply, service.limits, service.metrics)
+        if service.plane.log is None and ShortWay.is_open_to(schema, pipeline):
+            bound = service.bound_runs(pipeline)
+            self._short_way = ShortWay(pipeline, bound, self._reply, service.turn, service.metrics)
 
-    def _run(self, request: _BatchRequest) -> InferResult:
-        service = self._service
-        least_ns = request.pipeline.cost.least_ns(request.rows)
-        if least_ns is not None and least_ns <= TINY_RUN_NS and not request.is_held():
-            service.plane.answer([request])
-        elif self._context.is_cancelled():
-            service.metrics.record_cancelled()
-            raise CancelledError
-        elif service.line.enter(request):
-            try:
-                service.plane.answer([request])
-            finally:
-                service.line.release()
-        else:
-            self._wait(request)
-        return _result(request)
+    def _fail(self, error: BaseException) -> None:
+        finish_with(self._call, error, self._service.metrics)
+        self._close()
 
-    def _wait(self, request: _BatchRequest) -> None:
-        """Wait until the request is answered, or run the batch that this thread is given."""
-        line = self._service.line
-        deadline_s = time.monotonic() + self._service.request_timeout_s
-        while not self._turn.acquire(timeout=POLL_S):
-            is_late = time.monotonic() > deadline_s
-            is_counted = request.is_abandoned  # by who came to run it
-            if (is_late or self._context.is_cancelled()) and line.abandon(request):
-                if not is_late:
-                    if not is_counted:
-                        self._service.metrics.record_cancelled()
-                    raise CancelledError
-                raise DeadlineExceededError(
-                    f"no answer within {self._service.request_timeout_s:g} s "
-                    "(REQUEST_TIMEOUT_S): the engine is busy, or the batch too large for that time"
-                )
-        if request.batch is not None:
-            try:
-                self._service.plane.answer(request.batch)  # type: ignore[arg-type]
-            finally:
-                request.batch = None  # it holds the request: a ring of references
-                line.release()
+    def _let_go(self, message: bytes | memoryview) -> None:
+        """A message is not held any more."""
+        if isinstance(message, memoryview):
+            self._service.held_bytes -= len(message)
+            self._held_bytes -= len(message)
 
-    def _unreadable(self, error: Any) -> Exception:  # noqa: ANN401 - pyarrow's own, untyped
-        if self._context.is_cancelled():
-            return CancelledError()
-        return DecodeError(f"the stream cannot be read as Arrow data: {first_line(error)}")
+    def _close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._service.held_bytes -= self._held_bytes
+        self._held_bytes = 0
+        self._parts = None
+        self._on_end(self)
 
 
-def _result(request: InferRequest) -> InferResult:
-    """Take the outcome: an answer is returned, an error is raised."""
-    outcome, request.outcome = request.outcome, None
+class PutCall(ExchangeCall):
+    """One DoPut: its answers are kept for DoGet, and each is told of with its ticket."""
+
+    def __init__(
+        self,
+        service: FlightService,
+        call: Call,
+        admitted: Admitted,
+        on_end: Callable[[ExchangeCall], None],
+        results: Results,
+    ) -> None:
+        """Expect the schema; ``results`` keep the answers."""
+        super().__init__(service, call, admitted, on_end)
+        self._results = results
+        self._key: bytes | None = None
+
+    def _respond(self, reply: Reply) -> None:
+        self._key = self._results.add(self._key, reply)
+        told = flight_pb2.PutReply(
+            sequence=reply.told.sequence,
+            rows=reply.told.rows,
+            elapsed_ns=reply.told.elapsed_ns,
+            ticket=write_ticket(self._key),
+        )
+        self._call.send(field(1, told.SerializeToString()))
+        if not self._hold_while_unsent():
+            self._go_on()
+
+    def _find_short_way(self) -> None:
+        """Its answers are kept as batches."""
+
+
+def _descriptor(serialized: bytes | None) -> fl.FlightDescriptor:
+    if serialized is None:
+        raise DecodeError("the call has no descriptor: it says which pipeline is to answer")
     try:
-        if isinstance(outcome, InferResult):
-            return outcome
-        if outcome is None:
-            raise CancelledError
-        if isinstance(outcome, EngineError):
-            raise outcome
-        raise InternalError(f"{type(outcome).__name__}: {outcome}") from outcome
-    finally:
-        del outcome  # from here on it would hold this frame, and this frame it
+        return fl.FlightDescriptor.deserialize(serialized)
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise DecodeError("the call's descriptor cannot be read") from error
+
+
+def _stopping() -> ShuttingDownError:
+    return ShuttingDownError("the engine is stopping and takes no new batches")

@@ -11,23 +11,28 @@ import contextlib
 import dataclasses
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow as pa
 
 from engine._proto.sagitta.flight.v1 import flight_pb2
 from engine.codecs.output_batch import OutputWriter
 from engine.codecs.record_batch import leaf_columns, record_batch
 from engine.errors import NotReadyError
+from engine.flight.messages import data_pieces
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
+    from typing import Final
 
     from engine.codecs.dataset import Path
     from engine.flight.descriptors import Wanted
-    from engine.values import InferResult, Output, TensorSpec
+    from engine.values import Array, InferResult, Output, TensorSpec
 
     Part = tuple[pa.RecordBatch, bytes]
 
 __all__ = ["Reply", "ReplyWriter"]
+
+SMALL_BYTES: Final = 1 << 12  # copied, rather than referred to
 
 
 @dataclasses.dataclass(slots=True)
@@ -69,6 +74,7 @@ class ReplyWriter:
         self._inputs: frozenset[str] = frozenset()
         self._columns: list[Path] = []  # of a record
         self._sequence = 0
+        self._frames: dict[int, tuple[bytes, int, bytes, bytes]] = {}  # by rows, see ``_frame``
         self.schema: pa.Schema | None = None
 
     def use(self, inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> None:
@@ -83,6 +89,7 @@ class ReplyWriter:
                 "the pipeline was replaced by one whose outputs differ: open a new stream"
             )
         self._outputs = writer
+        self._frames = {}
         self._inputs = frozenset(spec.name for spec in inputs)
 
     def write(self, result: InferResult) -> Reply:
@@ -107,37 +114,47 @@ class ReplyWriter:
         self._sequence += 1
         return Reply(batch, told)
 
-    def is_small(self, rows: int) -> bool:
-        """Whether ``write_whole`` copies the outputs of so many rows."""
-        return self._outputs is not None and self._outputs.is_small(rows)
-
-    def write_whole(
-        self, outputs: Sequence[Output], rows: int, elapsed_ns: tuple[int, int], *, is_lent: bool
-    ) -> Part | None:
-        """The outputs of a model as ``write`` and ``parts`` would give them, if in one part.
+    def pieces(
+        self,
+        outputs: Sequence[Output],
+        rows: int,
+        elapsed_ns: tuple[int, int],
+        *,
+        is_lent: bool,
+    ) -> tuple[bytes | memoryview, ...] | None:
+        """An answer as the pieces of the message that goes out, without Arrow.
 
         Args:
             outputs: ordered by name.
-            rows: how many.
-            elapsed_ns: time to decode, and to run.
-            is_lent: the outputs are good for now only: they are copied, or None is returned.
+            rows: how many the request has.
+            elapsed_ns: of the steps, below 34 seconds each.
+            is_lent: the outputs stand in memory that the next run overwrites.
 
-        Raises:
-            EngineError: the answer does not fit the reply.
+        Returns:
+            The pieces; None where the usual way is to be taken.
         """
         writer = self._outputs
-        if writer is None or self._as_records:
+        if writer is None or self.schema is not writer.schema:
             return None
-        batch = writer.write_small(outputs, rows)
-        if batch is None:
-            if is_lent:
-                return None
-            batch = writer.write(outputs, rows, None)
-            if self._max_bytes and rows > 1 and batch.get_total_buffer_size() > self._max_bytes:
-                return None
-        self.schema = writer.schema
+        message = writer.message(outputs, rows)
+        if message is None:
+            return None
+        header, arrays = message
+        known = self._frames.get(rows)
+        if known is None or known[0] is not header:
+            known = self._frames[rows] = _frame(header, arrays)
+        _, size_bytes, before, after = known
+        if self._max_bytes and rows > 1 and size_bytes > self._max_bytes:
+            return None
+        told = _told(self._sequence, rows, elapsed_ns)
         self._sequence += 1
-        return batch, _told(self._sequence - 1, rows, elapsed_ns)
+        if is_lent or size_bytes <= SMALL_BYTES:
+            body: list[bytes | memoryview] = [values.tobytes() for values in arrays]
+        else:
+            body = [values.reshape(-1).view(np.uint8).data for values in arrays]
+        if size_bytes != sum(map(len, body)):
+            body = _padded(body)
+        return before, told, after, *body
 
     def _record(self, result: InferResult) -> pa.RecordBatch:
         batch = record_batch(result)
@@ -152,6 +169,24 @@ class ReplyWriter:
         raise NotReadyError(
             "the pipeline was replaced by one whose records differ: open a new stream"
         )
+
+
+def _frame(header: bytes, arrays: Sequence[Array]) -> tuple[bytes, int, bytes, bytes]:
+    """What is equal in all messages of so many rows.
+
+    Returns:
+        The header; bytes of the body; what stands before the told, and between it and the body.
+    """
+    told = _told(0, 0, (0, 0))
+    size_bytes = sum(values.nbytes + -values.nbytes % 8 for values in arrays)
+    (whole, _) = data_pieces(header, told, bytes(size_bytes))
+    before, _, after = bytes(whole).rpartition(told)
+    return header, size_bytes, before, after
+
+
+def _padded(pieces: Sequence[bytes | memoryview]) -> list[bytes | memoryview]:
+    """Each piece with zeros after it, up to a multiple of eight bytes."""
+    return [part for piece in pieces for part in (piece, bytes(-len(piece) % 8)) if len(part)]
 
 
 def _told(sequence: int, rows: int, elapsed_ns: tuple[int, int]) -> bytes:

@@ -1,22 +1,22 @@
-"""A small batch of one plain tensor: the shortest way to its answer.
+"""A batch of one plain tensor: the shortest way to its answer, from bytes to bytes.
 
-After a wait for bytes the engine's code and data are out of the processor's caches, and with
-several streams every change of threads costs more than a small model's run: what counts is how few
-functions and objects a batch touches, and how often the interpreter's lock changes hands. Here it
-meets every rule that holds for all, of limits, admission, running and counting, in the fewest.
+After a wait for bytes the engine's code and data are out of the processor's caches: what counts is
+how few functions and objects a batch touches. Messages of one schema and size differ in nothing but
+their numbers: where all bytes before the numbers are those of one that was read before, the numbers
+lie where they lay there. Such a batch meets every rule that holds for all, of limits, admission,
+running and counting, in the fewest functions; neither Arrow nor protobuf is asked anything.
 
 Rules that hold here:
 - Whatever is not exactly that, or cannot be answered at once, is left to the usual way, before
   anything was done for it: None, never an error.
-- Nothing of the batch is read but three buffers, and of these only the values: no nulls can be
-  where neither lists nor values have a bitmap, and numpy refuses a buffer that is too small. What
-  else ``validate(full=True)`` looks at, how long the values say they are, is not used. It lets the
-  interpreter's lock go, as few other calls do: reading, running, writing.
+- Nothing is known but of messages that the usual way has read, checked and answered.
+- Everything runs on the event loop, which is the one thread that uses ``BoundRuns``.
 - With the log on nothing goes this way: the log reads the columns themselves.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from typing import TYPE_CHECKING
 
@@ -26,50 +26,91 @@ import pyarrow as pa
 if TYPE_CHECKING:
     from typing import Any, Final
 
-    from engine.codecs.ipc_guard import IpcLimits
-    from engine.flight.reply import Part, ReplyWriter
+    from engine.flight.incoming import OpenBatch
+    from engine.flight.reply import ReplyWriter
     from engine.metrics import Metrics
     from engine.pipeline.actions import Model
     from engine.running import RunningPipeline
-    from engine.values import BoundRows
+    from engine.turn import Turn
+    from engine.values import BoundRows, TensorSpec
 
-__all__ = ["TINY_RUN_NS", "ShortWay"]
+__all__ = ["BoundRuns", "ShortWay"]
 
-TINY_RUN_NS: Final = 100_000  # needs no slot: to hand one over costs more
+TINY_RUN_NS: Final = 100_000  # needs no slot: it is over before anybody could have it
 MOST_BOUND_BYTES: Final = 1 << 14
-MOST_BINDINGS: Final = 8  # in a stream: each is tried with some ten runs
+MOST_BINDINGS: Final = 8  # each is tried with some ten runs
+MOST_LAYOUTS: Final = 16
+
+
+class BoundRuns:
+    """Memory that ONNX Runtime knows, by the number of rows, for the model of one pipeline."""
+
+    def __init__(self, model: Model | None, spec: TensorSpec) -> None:
+        """Bind nothing yet; ``spec`` is the model's only input."""
+        self._model = model
+        self._row_bytes = (spec.row_size or 1) * np.dtype(spec.element.numpy).itemsize
+        self._bound: dict[int, BoundRows | None] = {}
+        self._last_rows = 0
+
+    def get(self, rows: int) -> BoundRows | None:
+        """Memory for so many rows; made where as many come again."""
+        bound = self._bound.get(rows)
+        if bound is None and rows not in self._bound:
+            if (
+                rows == self._last_rows
+                and self._model is not None
+                and len(self._bound) < MOST_BINDINGS
+                and rows * self._row_bytes <= MOST_BOUND_BYTES
+            ):
+                self._bound[rows] = bound = self._model.bind_rows(rows)
+            self._last_rows = rows
+        return bound
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Layout:
+    """What is known of the messages of one size.
+
+    Attributes:
+        before: all bytes before the body.
+        rows: how many they hold.
+        start: where the numbers begin.
+    """
+
+    before: bytes
+    rows: int
+    start: int
 
 
 class ShortWay:
-    """The way of one stream's batches through one pipeline; used by the call's thread alone."""
+    """The way of one stream's batches through one pipeline."""
 
     def __init__(
         self,
         pipeline: RunningPipeline,
+        bound: BoundRuns,
         reply: ReplyWriter,
-        limits: IpcLimits,
+        turn: Turn,
         metrics: Metrics,
     ) -> None:
         """Prepare for batches of a schema that ``is_open_to`` has let through."""
         (spec,) = pipeline.inputs
-        width = spec.row_size or 1
-        policy, dtype = pipeline.policy, np.dtype(spec.element.numpy)
-        self._dtype = dtype
+        self._dtype = np.dtype(spec.element.numpy)
         self._row_shape: tuple[Any, ...] = spec.row_shape
+        self._row_bytes = (spec.row_size or 1) * self._dtype.itemsize
+        policy = pipeline.policy
+        self._policy = policy
+        self._most_shared_rows = 0 if policy is None else policy.max_rows
         self._least_rows = 1
         if policy is not None and policy.delay_ns > 0:
             self._least_rows = policy.target_rows  # fewer wait for company
-        self._most_rows = min(limits.rows, limits.values // (width + 1))
-        self._most_bytes = limits.decoded_bytes
         self._model: Model = pipeline.lone_model  # type: ignore[assignment] # see is_open_to
-        self._row_bytes = width * dtype.itemsize
-        self._bound: BoundRows | None = None
-        self._bound_rows = 0
-        self._bindings = 0
-        self._last_rows = 0
         self._cost = pipeline.cost
+        self._bound = bound
         self._reply = reply
+        self._turn = turn
         self._metrics = metrics
+        self._layouts: dict[int, _Layout] = {}
 
     @staticmethod
     def is_open_to(schema: pa.Schema, pipeline: RunningPipeline) -> bool:
@@ -86,55 +127,75 @@ class ShortWay:
             and kind.value_type == pa.from_numpy_dtype(spec.element.numpy)
         )
 
-    def answer(self, batch: pa.RecordBatch) -> Part | None:
-        """Answer a batch here and now.
+    def learn(self, size_bytes: int, opened: OpenBatch, batch: pa.RecordBatch) -> None:
+        """Know messages like one that was read, checked and accepted the usual way.
+
+        Args:
+            size_bytes: of the message.
+            opened: what it declares.
+            batch: what was read.
+        """
+        (begin, end), content = opened.data.body, opened.content
+        list_nulls, nulls, values = batch.column(0).buffers()
+        if end != size_bytes or list_nulls is not None or nulls is not None or values is None:
+            return
+        # in the body, and in its own memory: a compressed one was not left where it came
+        offset = values.address - np.frombuffer(content, np.uint8).ctypes.data
+        offset -= len(content) - (end - begin)
+        most = end - begin - batch.num_rows * self._row_bytes
+        if not batch.num_rows or not 0 <= offset <= most:
+            return
+        if len(self._layouts) >= MOST_LAYOUTS:
+            self._layouts.clear()
+        layout = _Layout(opened.data.before, batch.num_rows, begin + offset)
+        self._layouts[size_bytes] = layout
+
+    def answer(self, message: bytes | memoryview) -> tuple[bytes | memoryview, ...] | None:
+        """Answer a message here and now.
 
         Returns:
-            What goes out; None where the batch is to go the usual way.
+            What goes out; None where the message is to go the usual way.
         """
         started_ns = time.monotonic_ns()
-        rows: int = batch.num_rows
-        if not self._least_rows <= rows <= self._most_rows:
+        layout = self._layouts.get(len(message))
+        if layout is None or message[: len(layout.before)] != layout.before:
             return None
-        tiny_ns = self._cost.least_ns(rows)
-        if tiny_ns is None or tiny_ns > TINY_RUN_NS:
-            return None
-        list_nulls, nulls, values = batch.column(0).buffers()
-        if list_nulls is not None or nulls is not None or values is None:
-            return None
-        if values.size > self._most_bytes:
+        rows = layout.rows
+        if rows < self._least_rows or not (has_slot := self._begin(rows)):
             return None
         try:
-            tensor = np.ndarray((rows, *self._row_shape), self._dtype, values)
+            tensor: Any = np.ndarray((rows, *self._row_shape), self._dtype, message, layout.start)
+            bound = self._bound.get(rows)
             parsed_ns = time.monotonic_ns()
-            bound = self._bound
-            if bound is not None and rows == self._bound_rows:
+            if bound is not None:
                 bound.tensor[...] = tensor
                 bound.run()
                 outputs = bound.outputs
             else:
-                bound, outputs = None, self._model.run((tensor,), rows)
+                outputs = self._model.run((tensor,), rows)
             run_ns = time.monotonic_ns() - parsed_ns
             elapsed_ns = parsed_ns - started_ns, run_ns
-            part = self._reply.write_whole(outputs, rows, elapsed_ns, is_lent=bound is not None)
+            pieces = self._reply.pieces(outputs, rows, elapsed_ns, is_lent=bound is not None)
         except Exception:  # noqa: BLE001 - whatever it is, it will be again, and be told
             return None
-        if bound is None:
-            self._bind(rows)
-        if part is not None:
+        finally:
+            if has_slot is not _NO_SLOT:
+                self._turn.end()
+        if pieces is not None:
             self._cost.learn(rows, run_ns)
             self._metrics.record(rows, time.monotonic_ns() - started_ns, 0, run_ns)
-        return part
+        return pieces
 
-    def _bind(self, rows: int) -> None:
-        """Where as many rows come again, and answers are copied: run them in the same memory."""
-        if (
-            rows == self._last_rows
-            and rows != self._bound_rows
-            and self._bindings < MOST_BINDINGS
-            and rows * self._row_bytes <= MOST_BOUND_BYTES
-            and self._reply.is_small(rows)
-        ):
-            self._bindings += 1
-            self._bound_rows, self._bound = rows, self._model.bind_rows(rows)
-        self._last_rows = rows
+    def _begin(self, rows: int) -> object:
+        """Whether rows may be run here and now; ``_NO_SLOT`` where that needs no slot."""
+        least_ns = self._cost.least_ns(rows)
+        if least_ns is None:
+            return False
+        if least_ns <= TINY_RUN_NS:
+            return _NO_SLOT
+        if rows <= self._most_shared_rows:
+            return False  # others may come to share the run
+        return self._turn.try_begin(rows, self._policy, self._cost)
+
+
+_NO_SLOT: Final = object()

@@ -1,0 +1,102 @@
+"""One batch of a call on its way to its answer.
+
+Its reply is written by ``settle`` on the thread that ran it, and sent on the event loop.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from engine.request import InferRequest
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Sequence
+
+    from engine.flight.call import ExchangeCall, FlightService
+    from engine.flight.incoming import OpenBatch
+    from engine.http2 import Call
+    from engine.running import RunningPipeline
+    from engine.values import Frame
+
+__all__ = ["BatchRequest"]
+
+
+class BatchRequest(InferRequest):
+    """One batch.
+
+    Attributes:
+        message: what it came in.
+        opened: what the message declares, where it is read by the thread that runs it.
+    """
+
+    opened: OpenBatch | None = None
+    _timer: asyncio.TimerHandle | None = None
+
+    def __init__(
+        self,
+        pipeline: RunningPipeline,
+        owner: ExchangeCall,
+        service: FlightService,
+        call: Call,
+        message: bytes | memoryview,
+    ) -> None:
+        """Begin a request; its clock starts now."""
+        super().__init__(pipeline)
+        self.message = message
+        self.size_bytes = len(message)
+        self._owner = owner
+        self._service = service
+        self._call = call
+
+    @property
+    def is_in_line(self) -> bool:
+        """Whether it was put into the line, and nobody has begun to run it."""
+        return self.queued_ns > 0 and not self.queue_ns
+
+    def decoded(self) -> Frame:
+        """The rows, decoded now if they are not yet."""
+        if self.frame is None and self.opened is not None:
+            return self._owner.read(self.opened)[0]
+        return super().decoded()
+
+    def is_gone(self) -> bool:
+        """Whether nobody waits for the answer any more."""
+        return self.is_abandoned or self._call.is_over
+
+    def wait(self) -> None:
+        """It is in the line; whoever is first, reply or deadline, answers."""
+        self._timer = self._call.loop.call_later(self._service.request_timeout_s, self._expire)
+
+    def give_up(self) -> None:
+        """Wait no more for the answer; on the event loop."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._service.line.abandon(self)
+
+    def settle(self) -> None:
+        """Write the reply, and have it sent."""
+        if self.is_abandoned:
+            self.outcome = self.frame = self.feeds = self.opened = None
+            return
+        settled = self, self._owner.write(self)
+        if self.queued_ns:  # by a thread of the line
+            self._service.turn.send(self._call.loop, self._finish, settled)
+        else:
+            self._owner.settled(settled)
+
+    def record(self, elapsed_ns: Sequence[int]) -> None:
+        """Count it as answered; ``elapsed_ns`` are its steps', decoding first."""
+        latency_ns = time.monotonic_ns() - self.started_ns
+        run_ns = sum(elapsed_ns) - elapsed_ns[0]
+        self._service.metrics.record(self.rows, latency_ns, self.queue_ns, run_ns)
+
+    def _finish(self, settled: tuple[BatchRequest, object]) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._owner.settled(settled)  # type: ignore[arg-type] # what ``settle`` has made
+
+    def _expire(self) -> None:
+        self.give_up()
+        self._owner.expired(self)
