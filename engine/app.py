@@ -200,7 +200,7 @@ class _Engine:
 
         shared = self.plane, service.turn, self.line, service.metrics, IpcLimits()
         self._flight = FlightServer(
-            FlightService(*shared, config.request_timeout_s, asyncio.get_running_loop()),
+            FlightService(*shared, config.queue_max_bytes, config.request_timeout_s),
             partition=self.partition,
             max_calls=config.flight_max_streams,
             max_held_bytes=config.queue_max_bytes,
