@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from engine.http2.call import Call
     from engine.metrics import Metrics
 
-__all__ = ["CancelledError", "finish_unimplemented", "finish_with"]
+__all__ = ["CancelledError", "finish_schema_with", "finish_unimplemented", "finish_with"]
 
+ARROW_KEY_ERROR: Final = b"2"
+ARROW_INVALID: Final = b"4"
 ARROW_IO_ERROR: Final = b"5"
+ARROW_UNKNOWN_ERROR: Final = b"9"
 ARROW_NOT_IMPLEMENTED: Final = b"10"
 CANCELLED: Final = 1
 UNIMPLEMENTED: Final = 12
@@ -39,6 +42,8 @@ _ENDS_BY_CODE: Final = {
     UnauthorizedError.code: (16, "Unauthenticated"),
     DeadlineExceededError.code: (4, "TimedOut"),
 }
+_SCHEMA_ENDS: Final = {404: (5, ARROW_KEY_ERROR), 400: (3, ARROW_INVALID)}
+_OTHER_SCHEMA_END: Final = 2, ARROW_UNKNOWN_ERROR
 
 
 class CancelledError(Exception):
@@ -55,29 +60,44 @@ def finish_with(call: Call, error: BaseException, metrics: Metrics) -> None:
         metrics: counts it by its code.
     """
     if isinstance(error, CancelledError):
-        _finish(call, CANCELLED, "Cancelled", "the call was cancelled by the client", b"")
+        _finish(call, CANCELLED, "the call was cancelled by the client", "Cancelled")
         return
     refusal = refusal_of(error)
     metrics.record_error(refusal.code)
     status, detail = _ENDS_BY_CODE.get(refusal.code) or _ENDS[refusal.fault]
-    _finish(call, status, detail, refusal.text, refusal.body)
+    _finish(call, status, refusal.text, detail, body=refusal.body)
+
+
+def finish_schema_with(call: Call, error: BaseException, metrics: Metrics) -> None:
+    """What ``finish_with`` is to other calls, for GetSchema.
+
+    Of this call alone pyarrow makes no FlightError, whatever it is told: it gets NOT_FOUND and
+    INVALID_ARGUMENT, of which it makes ``ArrowKeyError`` and ``ArrowInvalid``.
+    """
+    refusal = refusal_of(error)
+    metrics.record_error(refusal.code)
+    status, kind = _SCHEMA_ENDS.get(refusal.status, _OTHER_SCHEMA_END)
+    _finish(call, status, refusal.text, kind=kind, body=refusal.body)
 
 
 def finish_unimplemented(call: Call, text: str) -> None:
     """End a call for which there is nothing here; ``text`` says so."""
-    trailers = [
-        (b"x-arrow-status", ARROW_NOT_IMPLEMENTED),
-        (b"x-arrow-status-message-bin", text.encode()),
-    ]
-    call.finish(UNIMPLEMENTED, text, trailers)
+    _finish(call, UNIMPLEMENTED, text, kind=ARROW_NOT_IMPLEMENTED)
 
 
-def _finish(call: Call, status: int, detail: str, text: str, body: bytes) -> None:
-    trailers = [
-        (b"x-arrow-status", ARROW_IO_ERROR),
-        (b"x-arrow-status-detail-bin", detail.encode()),
-        (b"x-arrow-status-message-bin", text.encode()),
-    ]
+def _finish(
+    call: Call,
+    status: int,
+    text: str,
+    detail: str = "",
+    *,
+    kind: bytes = ARROW_IO_ERROR,
+    body: bytes = b"",
+) -> None:
+    trailers = [(b"x-arrow-status", kind), (b"x-arrow-status-message-bin", text.encode())]
+    if detail:
+        trailers.append((b"x-arrow-status-detail-bin", detail.encode()))
+        text = f"{text}. Detail: {detail}"
     if body:
         trailers.append((b"grpc-status-details-bin", body))
-    call.finish(status, f"{text}. Detail: {detail}", trailers)
+    call.finish(status, text, trailers)

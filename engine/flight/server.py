@@ -19,7 +19,11 @@ from engine.flight.admission import Admission
 from engine.flight.call import ExchangeCall, PutCall
 from engine.flight.catalog import ACTIONS, Catalog
 from engine.flight.descriptors import parse, read_descriptor, read_ticket
-from engine.flight.errors import CancelledError, finish_unimplemented, finish_with
+from engine.flight.errors import (
+    finish_schema_with,
+    finish_unimplemented,
+    finish_with,
+)
 from engine.flight.messages import batch_pieces, field, schema_pieces
 from engine.flight.results import Results
 from engine.flight.short_call import ShortCall
@@ -116,8 +120,10 @@ class FlightServer:
         """
         self._admission.is_closed = self._is_stopping = True
         self._grpc.go_away()
-        for call in (*self._exchanges, *self._short_calls):
-            call.refuse_new()
+        for exchange in tuple(self._exchanges):
+            exchange.refuse_new()
+        for short_call in tuple(self._short_calls):
+            short_call.refuse_new()
         deadline_s = time.monotonic() + grace_s
         await _while(self._is_answering, deadline_s)
         self._grpc.close()
@@ -155,8 +161,14 @@ class FlightServer:
             admitted.leave()
             finish_unimplemented(call, NOT_HERE[method])
             return IGNORING
-        on_end = partial(self._end_short_call, admitted)
-        short_call = ShortCall(call, answer, admitted.check, self._service.metrics, on_end)
+        finish = finish_schema_with if method == "GetSchema" else finish_with
+        short_call = ShortCall(
+            call,
+            answer,
+            admitted.check,
+            partial(finish, metrics=self._service.metrics),
+            partial(self._end_short_call, admitted),
+        )
         self._short_calls.add(short_call)
         return short_call
 
@@ -194,8 +206,6 @@ class FlightServer:
             call.check()
             if self._is_stopping:
                 raise ShuttingDownError("the engine is stopping: go on later from the last batch")
-            if call.is_over:
-                raise CancelledError
             yield batch_pieces(batch, metadata)
 
     def _get_schema(self, _call: ShortCall, request: bytes) -> Messages:

@@ -18,7 +18,6 @@ import threading
 from typing import TYPE_CHECKING
 
 from engine.errors import DecodeError, PayloadTooLargeError, ShuttingDownError
-from engine.flight.errors import CancelledError, finish_with
 from engine.http2.call import HIGH_BYTES
 
 if TYPE_CHECKING:
@@ -27,7 +26,6 @@ if TYPE_CHECKING:
 
     from engine.flight.messages import Piece
     from engine.http2.call import Call
-    from engine.metrics import Metrics
 
     Answer = Callable[["ShortCall", bytes], Generator[tuple[Piece, ...]]]
 
@@ -37,14 +35,18 @@ MAX_REQUEST_BYTES: Final = 1 << 20
 
 
 class ShortCall:
-    """One call; a ``Handler``."""
+    """One call; a ``Handler``.
+
+    Attributes:
+        check: raises where the caller is not welcome any more; any thread.
+    """
 
     def __init__(
         self,
         call: Call,
         answer: Answer,
         check: Callable[[], None],
-        metrics: Metrics,
+        finish_with: Callable[[Call, Exception], None],
         on_end: Callable[[ShortCall], None],
     ) -> None:
         """Wait for the request.
@@ -52,24 +54,18 @@ class ShortCall:
         Args:
             call: to be answered.
             answer: makes the messages of the answer to a request, on the call's own thread.
-            check: raises where the caller is not welcome any more.
-            metrics: counts errors.
+            check: as the attribute.
+            finish_with: ends the call with an error.
             on_end: told that the call is over.
         """
         self._call = call
         self._answer = answer
-        self._metrics = metrics
+        self._finish_with = finish_with
         self._on_end = on_end
         self._has_room = threading.Event()
         self._has_room.set()
-        self._large: memoryview | None = None
         self._is_begun = False
         self.check = check
-
-    @property
-    def is_over(self) -> bool:
-        """Whether nobody waits for the answer any more; any thread."""
-        return self._call.is_over
 
     def place(self, size_bytes: int, _first: memoryview) -> memoryview | None:
         """Memory for a large request; none where it is too large."""
@@ -113,7 +109,7 @@ class ShortCall:
         if error is None:
             self._call.finish()
         else:
-            finish_with(self._call, error, self._metrics)
+            self._finish_with(self._call, error)
         self._on_end(self)
 
     def _run(self, request: bytes) -> None:
@@ -124,7 +120,7 @@ class ShortCall:
                 for message in messages:
                     self._has_room.wait()
                     if self._call.is_over:
-                        raise CancelledError
+                        break
                     self._has_room.clear()
                     self._post(self._send, message)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told of an end

@@ -4,7 +4,12 @@ import orjson
 import pytest
 
 from engine import errors
-from engine.flight.errors import CancelledError, finish_unimplemented, finish_with
+from engine.flight.errors import (
+    CancelledError,
+    finish_schema_with,
+    finish_unimplemented,
+    finish_with,
+)
 from engine.metrics import Metrics
 from engine.refusal import STATUS
 
@@ -50,6 +55,28 @@ def test_every_error_has_its_end(kind):
     }
     assert (message == "said é") == (kind.fault is not errors.Fault.SERVER)
     assert metrics.errors[kind.code] == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "arrow"),
+    [
+        (errors.NotFoundError, 5, b"2"),
+        (errors.DecodeError, 3, b"4"),
+        (errors.SchemaMismatchError, 3, b"4"),
+        (errors.NotReadyError, 2, b"9"),
+        (errors.InternalError, 2, b"9"),
+    ],
+)
+def test_a_schema_that_is_not_there(kind, status, arrow):
+    call, metrics = Ended(), Metrics()
+
+    finish_schema_with(call, kind("said"), metrics)
+
+    assert call.status == status
+    assert call.text == call.trailers[b"x-arrow-status-message-bin"].decode()
+    assert call.trailers[b"x-arrow-status"] == arrow
+    assert orjson.loads(call.trailers[b"grpc-status-details-bin"])["code"] == STATUS[kind.code]
+    assert metrics.errors == {kind.code: 1}
 
 
 def test_a_bug_tells_nothing():
