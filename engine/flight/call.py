@@ -214,12 +214,15 @@ class ExchangeCall:
 
     def _begin(self, message: bytes | memoryview) -> None:
         """Read the descriptor and the schema."""
-        descriptor, schema = self._incoming.read_schema(message)
+        schema = self._incoming.read_schema(message)
         self._let_go(message)
-        wanted = read_infer_descriptor(_descriptor(descriptor))
-        self._name, self._as_records = wanted.pipeline, wanted.as_records
-        self._reply = ReplyWriter(wanted)
-        self._find_pipeline(self._reply)
+        if self._reply is None:
+            wanted = read_infer_descriptor(_descriptor(self._incoming.descriptor))
+            self._name, self._as_records = wanted.pipeline, wanted.as_records
+            self._reply = ReplyWriter(wanted)
+            self._find_pipeline(self._reply)
+        if schema is None:
+            return
         self._frames = FrameReader(schema, self._service.limits)
         self._schema = schema
         self._find_short_way()

@@ -74,10 +74,15 @@ class OpenBatch:
 
 
 class Incoming:
-    """Reads the messages of one stream."""
+    """Reads the messages of one stream.
+
+    Attributes:
+        descriptor: serialized; None before it has come.
+    """
 
     def __init__(self, limits: IpcLimits) -> None:
         """Expect a schema; ``limits`` say what a batch may declare."""
+        self.descriptor: bytes | None = None
         self._limits = limits
         self._schema: pa.Schema | None = None
         self._placed: deque[int] = deque()  # where large messages begin in their memory
@@ -99,26 +104,29 @@ class Incoming:
         self._placed.append(start + shift)
         return memory.data[start + shift : start + shift + size_bytes]
 
-    def read_schema(self, message: bytes | memoryview) -> tuple[bytes | None, pa.Schema]:
-        """Read the first message.
+    def read_schema(self, message: bytes | memoryview) -> pa.Schema | None:
+        """Read a message before the first batch.
 
         Returns:
-            The serialized descriptor, and the schema of the batches.
+            The schema of the batches; None where the message holds none: clients may send the
+            descriptor on its own.
 
         Raises:
             DecodeError: it is no schema.
         """
         start = self._start(message)
         data = _read_fields(message)
+        if data.descriptor is not None:
+            self.descriptor = data.descriptor
         if not data.header:
-            raise DecodeError("the stream cannot be read as Arrow data: it begins with no schema")
+            return None
+        content = self._encapsulated(message, data, start)
+        check_stream(content, self._limits)
         try:
-            self._schema = pa.ipc.read_schema(
-                pa.py_buffer(self._encapsulated(message, data, start))
-            )
+            self._schema = pa.ipc.read_schema(pa.py_buffer(content))
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise _unreadable(error) from None
-        return data.descriptor, self._schema
+        return self._schema
 
     def open_batch(self, message: bytes | memoryview) -> OpenBatch | None:
         """Look at what a message after the first declares, and nothing else.
