@@ -28,14 +28,11 @@ class RunCost:
         """Take a measured run into account, a longer one as twice the mean at most.
 
         Most longer runs are short ones that the system interrupted: one of 10 ms must not send the
-        next requests, of 10 us, to another thread. No interruption lasts as long as ``LONG_NS``:
-        such a run counts in full, since the next one like it must not stop the event loop.
+        next requests, of 10 us, to another thread. No interruption lasts as long as ``LONG_NS``.
         """
         size = rows.bit_length()
         mean_ns = self._mean_ns[size] or float(run_ns)
-        counted_ns = run_ns if run_ns > LONG_NS else min(run_ns, 2.0 * mean_ns)
-        self._mean_ns[size] = mean_ns + (counted_ns - mean_ns) / 8
-
+        self._mean_ns[size] = mean_ns + (min(run_ns, 2.0 * mean_ns) - mean_ns) / 8
         if run_ns > LONG_NS:
             self._wary_runs[size] = WARY_RUNS
         elif self._wary_runs[size]:
@@ -54,9 +51,9 @@ class RunCost:
         return None if self._wary_runs[size] else self._least_ns[size] or None
 
     def estimate_ns(self, rows: int) -> float | None:
-        """The expected time of a run; scaled up from smaller runs, None where there were none."""
+        """The expected time of a run of about so many rows; None where ``least_ns`` is not known.
+
+        What smaller runs took says nothing: whoever guesses too little stops the event loop.
+        """
         size = rows.bit_length()
-        for known in range(size, -1, -1):
-            if self._mean_ns[known]:
-                return self._mean_ns[known] * float(1 << (size - known))
-        return None
+        return None if self._wary_runs[size] else self._mean_ns[size] or None
