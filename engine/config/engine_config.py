@@ -135,8 +135,7 @@ class EngineConfig:
         "gather while a model is busy, and waiting slows models that are cheap.")
     flight_max_streams: int = variable(
         "FLIGHT_MAX_STREAMS", parsers.integer(1, 65_535), 64, "streams",
-        "Flight calls at one time; one more is refused as unavailable. Each holds a thread, and "
-        "Arrow Flight itself sets no limit.")
+        "Flight calls at one time, open streams included; one more is refused as unavailable.")
     request_timeout_s: float = variable(
         "REQUEST_TIMEOUT_S", parsers.seconds(24 * HOUR_S), 60.0, "s",
         "A request not answered by then gets 504, and leaves the queue if it still waits. Four "
