@@ -195,8 +195,8 @@ class _Engine:
         config, service = self.config, self.service
         if config.flight_port is None:
             return
-        from engine.flight.call import FlightService  # noqa: PLC0415 - only where it is on
         from engine.flight.server import FlightServer  # noqa: PLC0415
+        from engine.flight.service import FlightService  # noqa: PLC0415 - only where it is on
 
         shared = self.plane, service.turn, self.line, service.metrics, IpcLimits()
         self._flight = FlightServer(

@@ -12,12 +12,13 @@ from engine.request import InferRequest
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
-    from engine.flight.call import ExchangeCall, FlightService
     from engine.flight.incoming import OpenBatch
+    from engine.flight.reply import Reply
+    from engine.flight.service import FlightService
+    from engine.flight.stream import Stream
     from engine.http2 import Call
-    from engine.running import RunningPipeline
     from engine.values import Frame
 
 __all__ = ["BatchRequest"]
@@ -36,19 +37,35 @@ class BatchRequest(InferRequest):
 
     def __init__(
         self,
-        pipeline: RunningPipeline,
-        owner: ExchangeCall,
+        stream: Stream,
         service: FlightService,
         call: Call,
         message: bytes | memoryview,
+        *,
+        settled: Callable[[BatchRequest, Reply | Exception], None],
+        expired: Callable[[BatchRequest], None],
     ) -> None:
-        """Begin a request; its clock starts now."""
-        super().__init__(pipeline)
+        """Begin a request; its clock starts now.
+
+        Args:
+            stream: reads the batch and writes the reply.
+            service: what all calls share.
+            call: whose it is.
+            message: what it came in.
+            settled: called with the reply, or why there is none; on the event loop.
+            expired: called where it has waited too long; on the event loop.
+
+        Raises:
+            EngineError: no pipeline answers it.
+        """
+        super().__init__(stream.pipeline())
         self.message = message
         self.size_bytes = len(message)
-        self._owner = owner
+        self._stream = stream
         self._service = service
         self._call = call
+        self._settled = settled
+        self._expired = expired
 
     @property
     def is_in_line(self) -> bool:
@@ -58,7 +75,7 @@ class BatchRequest(InferRequest):
     def decoded(self) -> Frame:
         """The rows, decoded now if they are not yet."""
         if self.frame is None and self.opened is not None:
-            return self._owner.read(self.opened)[0]
+            return self._stream.read(self.opened)
         return super().decoded()
 
     def is_gone(self) -> bool:
@@ -80,23 +97,23 @@ class BatchRequest(InferRequest):
         if self.is_abandoned:
             self.outcome = self.frame = self.feeds = self.opened = None
             return
-        settled = self, self._owner.write(self)
+        reply = self._stream.write(self)
         if self.queued_ns:  # by a thread of the line
-            self._service.turn.send(self._call.loop, self._finish, settled)
+            self._service.turn.send(self._call.loop, self._finish, reply)
         else:
-            self._owner.settled(settled)
+            self._settled(self, reply)
 
-    def record(self, elapsed_ns: Sequence[int]) -> None:
+    def count(self, elapsed_ns: Sequence[int]) -> None:
         """Count it as answered; ``elapsed_ns`` are its steps', decoding first."""
         latency_ns = time.monotonic_ns() - self.started_ns
         run_ns = sum(elapsed_ns) - elapsed_ns[0]
         self._service.metrics.record(self.rows, latency_ns, self.queue_ns, run_ns)
 
-    def _finish(self, settled: tuple[BatchRequest, object]) -> None:
+    def _finish(self, reply: Reply | Exception) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._owner.settled(settled)  # type: ignore[arg-type] # what ``settle`` has made
+        self._settled(self, reply)
 
     def _expire(self) -> None:
         self.give_up()
-        self._owner.expired(self)
+        self._expired(self)

@@ -36,8 +36,8 @@ if TYPE_CHECKING:
     from typing import Final
 
     from engine.flight.admission import Admitted
-    from engine.flight.call import FlightService
     from engine.flight.messages import Piece
+    from engine.flight.service import FlightService
     from engine.flight.short_call import Answer
     from engine.http2.call import Call, Handler
     from engine.tokens import TokenFile

@@ -1,0 +1,67 @@
+"""What all Flight calls share; used on the event loop only, but for what says otherwise."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import TYPE_CHECKING
+
+from engine.errors import OverloadedError
+from engine.flight.short_way import BoundRuns
+
+if TYPE_CHECKING:
+    from engine.batching.line import Line
+    from engine.codecs.ipc_guard import IpcLimits
+    from engine.dataplane import DataPlane
+    from engine.metrics import Metrics
+    from engine.request import InferRequest
+    from engine.running import RunningPipeline
+    from engine.turn import Turn
+
+__all__ = ["FlightService"]
+
+
+@dataclasses.dataclass(slots=True)
+class FlightService:
+    """What every call shares.
+
+    Attributes:
+        plane: answers the requests.
+        turn: runs them.
+        line: where they wait.
+        metrics: counts them.
+        limits: what one batch may hold.
+        max_held_bytes: of large messages that are arriving or being answered, of all calls.
+        request_timeout_s: after this long a batch that still waits is answered with an error.
+        held_bytes: of such messages, now.
+        bound: memory for the runs of a pipeline, and which that is.
+    """
+
+    plane: DataPlane
+    turn: Turn
+    line: Line[InferRequest]
+    metrics: Metrics
+    limits: IpcLimits
+    max_held_bytes: int
+    request_timeout_s: float
+    held_bytes: int = 0
+    bound: tuple[RunningPipeline, BoundRuns] | None = None
+
+    def hold(self, size_bytes: int) -> None:
+        """Hold a large message.
+
+        Raises:
+            OverloadedError: too much is held already; one that is alone is always taken.
+        """
+        if self.held_bytes and self.held_bytes + size_bytes > self.max_held_bytes:
+            raise OverloadedError(
+                f"the batches that are being received hold {self.held_bytes} bytes (limit: "
+                f"QUEUE_MAX_BYTES={self.max_held_bytes}): try again shortly"
+            )
+        self.held_bytes += size_bytes
+
+    def bound_runs(self, pipeline: RunningPipeline) -> BoundRuns:
+        """Memory for the runs of a pipeline with one model and one input."""
+        if self.bound is None or self.bound[0] is not pipeline:
+            (spec,) = pipeline.inputs
+            self.bound = pipeline, BoundRuns(pipeline.lone_model, spec)
+        return self.bound[1]
