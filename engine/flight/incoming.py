@@ -222,11 +222,11 @@ def _field(message: bytes | memoryview, at: int) -> tuple[int, int, int, int]:
     """Number and wire type of a field, and where its content begins and ends."""
     tag, at = _varint(message, at)
     number, kind = tag >> 3, tag & 7
+    if not number or (kind != BYTES_FIELD and kind not in FIXED_BYTES):
+        raise DecodeError("a message of the stream is not protobuf")
     if kind == BYTES_FIELD:
         size, at = _varint(message, at)
         return number, kind, at, at + size
-    if kind not in FIXED_BYTES or not number:
-        raise DecodeError("a message of the stream is not protobuf")
     return number, kind, at, at + FIXED_BYTES[kind] if kind else _varint(message, at)[1]
 
 
