@@ -17,20 +17,18 @@ import time
 from typing import TYPE_CHECKING, cast
 
 from engine.http2.control import Control
+from engine.http2.data import DataFrames
 from engine.http2.frames import (
-    END_STREAM,
     HEAD,
     INITIAL_WINDOW_BYTES,
     LEAST_FRAME_BYTES,
     MAX_WINDOW,
-    PADDED,
     U32,
     Code,
     ConnectionFault,
     Kind,
     frame,
     go_away,
-    window_update,
 )
 from engine.http2.greeting import GREETING, NOT_HTTP2, preface_bytes
 
@@ -45,8 +43,6 @@ __all__ = ["Connection"]
 DATA: Final = int(Kind.DATA)
 FRAME_HEAD_BYTES: Final = 9
 MAX_CONTROL_BYTES: Final = 16 << 10  # of any frame but DATA
-DIRECT_BYTES: Final = 64 << 10  # still to come of a frame, that are worth a call of their own
-REOPEN_BYTES: Final = 1 << 30  # received on the connection before its window is opened again
 WRITE_BUFFER_BYTES: Final = 1 << 20
 GREET_TIMEOUT_S: Final = 10.0
 WRITE_TIMEOUT_S: Final = 30.0
@@ -84,11 +80,7 @@ class Connection(asyncio.BufferedProtocol):
         self._is_closing = False
         self.calls: dict[int, Call] = {}
         self.control = Control(self, server.accept)
-        self._received_bytes = 0  # since the window was opened
-        self._data_left = 0  # of the DATA frame being read
-        self._data_call: Call | None = None  # whose it is; None where nobody wants it
-        self._data_pad = 0
-        self._data_flags = 0
+        self._data = DataFrames(self)
         self._direct: memoryview | None = None
 
     # -- asyncio's side ----------------------------------------------------------------------------
@@ -99,7 +91,6 @@ class Connection(asyncio.BufferedProtocol):
         self.write = self._transport.write
         self._transport.set_write_buffer_limits(high=WRITE_BUFFER_BYTES)
         self._server.connections.add(self)
-        self.write(GREETING)
 
     def connection_lost(self, _error: Exception | None) -> None:
         """The client is gone, and its calls with it."""
@@ -111,12 +102,8 @@ class Connection(asyncio.BufferedProtocol):
 
     def get_buffer(self, _size_hint: int) -> memoryview:
         """Where the next bytes are to be put."""
-        left, call = self._data_left, self._data_call
-        if left >= DIRECT_BYTES and call is not None and not self._is_closing:
-            self._direct = call.inbox.target(left)
-            if self._direct is not None:
-                return self._direct
-        return self._shared
+        self._direct = None if self._is_closing else self._data.target()
+        return self._shared if self._direct is None else self._direct
 
     def buffer_updated(self, size: int) -> None:
         """Take what has come."""
@@ -126,7 +113,7 @@ class Connection(asyncio.BufferedProtocol):
         try:
             if self._direct is not None:
                 self._direct = None
-                self._take_direct(size)
+                self._data.filled(size)
             else:
                 self._take(self._shared[:size])
         except ConnectionFault as fault:
@@ -198,19 +185,20 @@ class Connection(asyncio.BufferedProtocol):
             data = memoryview(self._carry + data)
             self._carry = b""
         at = 0 if self._is_greeted else self._greet(data)
-        end = len(data)
+        end, frames = len(data), self._data
         while at < end and not self._is_closing:
-            if self._data_left or self._data_pad:
-                at += self._take_data(data[at:])
+            if frames.is_open:
+                at += frames.take(data[at:])
                 continue
             if end - at < FRAME_HEAD_BYTES:
                 break
             high, low, kind, flags, stream = HEAD.unpack_from(data, at)
             size, body = high << 8 | low, at + FRAME_HEAD_BYTES
             if kind == DATA:
-                if flags & PADDED and size and body == end:
+                used = frames.begin(size, flags, stream & MAX_WINDOW, data[body:])
+                if used is None:
                     break
-                at = body + self._begin_data(size, flags, stream & MAX_WINDOW, data[body:])
+                at = body + used
                 continue
             if size > MAX_CONTROL_BYTES:
                 raise ConnectionFault(Code.FRAME_SIZE_ERROR, "the frame is too large")
@@ -229,63 +217,10 @@ class Connection(asyncio.BufferedProtocol):
             self.write(NOT_HTTP2)
             self.close()
             return 0
-        self._is_greeted = taken > 0
+        if taken:  # not before: to another protocol's client the greeting is no answer
+            self._is_greeted = True
+            self.write(GREETING)
         return taken
-
-    def _begin_data(self, size: int, flags: int, stream: int, data: memoryview) -> int:
-        """Begin a DATA frame; how many of the bytes after its head were used."""
-        if self.control.is_block_open:
-            raise ConnectionFault(Code.PROTOCOL_ERROR, "a header block was interrupted")
-        call = self.calls.get(stream)
-        if call is None and (not stream & 1 or stream > self.control.last_stream):
-            raise ConnectionFault(Code.PROTOCOL_ERROR, "data of a call that was not begun")
-        if call is not None and (call.is_over or call.inbox.has_ended):
-            call = None  # what was on its way when it ended
-        self._received_bytes += size
-        if self._received_bytes >= REOPEN_BYTES:
-            self.write(window_update(0, self._received_bytes))
-            self._received_bytes = 0
-        used = pad = 0
-        if flags & PADDED and size:
-            used, pad = 1, data[0]
-            if pad >= size:
-                raise ConnectionFault(Code.PROTOCOL_ERROR, "a frame is all padding")
-        self._data_call, self._data_flags = call, flags
-        self._data_left, self._data_pad = size - used - pad, pad
-        if used + pad and call is not None:
-            call.inbox.pad(used + pad)
-        if not self._data_left and not pad:
-            self._end_data()
-        return used
-
-    def _take_data(self, data: memoryview) -> int:
-        """Take bytes of the DATA frame that is being read; how many they were."""
-        taken = data[: self._data_left]
-        size, call = len(taken), self._data_call
-        if size:
-            self._data_left -= size
-            if call is not None:
-                call.inbox.feed(taken)
-        skipped = 0
-        if not self._data_left:
-            skipped = min(self._data_pad, len(data) - size)
-            self._data_pad -= skipped
-            if not self._data_pad:
-                self._end_data()
-        return size + skipped
-
-    def _take_direct(self, size: int) -> None:
-        """Bytes have come to where a large message stands."""
-        self._data_left -= size
-        if self._data_call is not None:
-            self._data_call.inbox.filled(size)
-        if not self._data_left and not self._data_pad:
-            self._end_data()
-
-    def _end_data(self) -> None:
-        call, self._data_call = self._data_call, None
-        if call is not None and self._data_flags & END_STREAM:
-            call.inbox.end()
 
     def _fail(self, fault: ConnectionFault) -> None:
         """Say what is wrong, and close."""

@@ -62,17 +62,18 @@ class Inbox:
         Raises:
             ConnectionFault: more than the window.
         """
-        self._count(len(data))
         size = len(data) - PREFIX_BYTES
         if (
             0 < size <= LARGE_BYTES
-            and not self._left
-            and not self._prefix
+            and not (self._left or self._prefix or self._is_held or self._waiting)
+            and size < self._window - PREFIX_BYTES
             and data[0] == 0
             and U32.unpack_from(data, 1)[0] == size
         ):
-            self._deliver(bytes(data[PREFIX_BYTES:]))  # nearly always: one message, whole
+            self._window -= size + PREFIX_BYTES
+            self._call.handler.take(bytes(data[PREFIX_BYTES:]))  # nearly always: one, whole
         else:
+            self._count(len(data))
             while len(data) and not self._call.is_over:
                 data = self._gather(data)
         if self._window < WINDOW_BYTES // 2 or self._left > self._window:
