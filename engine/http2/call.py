@@ -17,7 +17,6 @@ from collections import deque
 from typing import TYPE_CHECKING, Protocol
 
 from engine.http2.frames import (
-    END_HEADERS,
     END_STREAM,
     HEAD,
     U32,
@@ -25,6 +24,7 @@ from engine.http2.frames import (
     Kind,
     frame,
     header_block,
+    header_frames,
 )
 from engine.http2.inbox import PREFIX_BYTES, Inbox
 
@@ -111,7 +111,7 @@ class Call:
         self._timer: asyncio.TimerHandle | None = None
         self.inbox = Inbox(connection, self)
         self._is_head_sent = False
-        self._trailers: bytes | None = None  # the frame, once they wait behind messages
+        self._trailers: bytes | None = None  # as frames, once they wait behind messages
         self._is_high = False
         self._unread_bytes = -1  # of a call that is over, when it was last looked at
         self._since_s = 0.0
@@ -140,7 +140,7 @@ class Call:
             or connection.is_paused
         ):
             self._unsent.append(memoryview(prefix))
-            self._unsent.extend(map(memoryview, pieces))
+            self._unsent.extend(memoryview(piece) for piece in pieces if len(piece))
             self.unsent_bytes += sent
             self.pump()
             self._is_high = self.unsent_bytes > HIGH_BYTES
@@ -164,7 +164,7 @@ class Call:
             return
         fields = [(b"grpc-status", b"%d" % status)]
         if text:
-            fields.append((b"grpc-message", urllib.parse.quote(text, PRINTABLE).encode()))
+            fields.append((b"grpc-message", _percent_encoded(text)))
         for name, value in trailers:
             is_binary = name.endswith(b"-bin")
             fields.append((name, base64.b64encode(value).rstrip(b"=") if is_binary else value))
@@ -172,7 +172,7 @@ class Call:
         if not self._is_head_sent:
             self._is_head_sent = True
             block = REPLY_HEAD + block
-        self._trailers = frame(Kind.HEADERS, END_HEADERS | END_STREAM, self.stream, block)
+        self._trailers = header_frames(END_STREAM, self.stream, block)
         self._end()
         self.pump()
 
@@ -238,7 +238,7 @@ class Call:
 
     def _send_head(self) -> None:
         self._is_head_sent = True
-        self._connection.write(frame(Kind.HEADERS, END_HEADERS, self.stream, REPLY_HEAD))
+        self._connection.write(header_frames(0, self.stream, REPLY_HEAD))
 
     def _send_frame(self, most: int) -> None:
         """One DATA frame of what waits."""
@@ -272,3 +272,7 @@ class Call:
 
     def _expire(self) -> None:
         self.abort(DEADLINE_EXCEEDED, "Deadline Exceeded")
+
+
+def _percent_encoded(text: str) -> bytes:
+    return urllib.parse.quote(text, PRINTABLE, errors="replace").encode()

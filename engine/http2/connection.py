@@ -8,6 +8,8 @@ Rules that hold here:
   their windows, and what the client itself does not read, beyond which nothing is read from it.
 - Bytes of a large message are received where the message is to stand; all others in memory that
   the connections share, since what is received is used up before anything else is.
+- A connection that ends for a fault ends in order: its calls at once, then a last word, and then
+  the client has some time to go. Were it cut off while it sends, the word would be lost.
 """
 
 from __future__ import annotations
@@ -42,9 +44,9 @@ __all__ = ["Connection"]
 
 DATA: Final = int(Kind.DATA)
 FRAME_HEAD_BYTES: Final = 9
-MAX_CONTROL_BYTES: Final = 16 << 10  # of any frame but DATA
+MAX_CONTROL_BYTES: Final = 32 << 10  # of any frame but DATA: more than any block of headers
 WRITE_BUFFER_BYTES: Final = 1 << 20
-GREET_TIMEOUT_S: Final = 10.0
+GREET_TIMEOUT_S: Final = 10.0  # of a client that comes, and of one that is to go
 WRITE_TIMEOUT_S: Final = 30.0
 
 
@@ -95,10 +97,7 @@ class Connection(asyncio.BufferedProtocol):
     def connection_lost(self, _error: Exception | None) -> None:
         """The client is gone, and its calls with it."""
         self._server.connections.discard(self)
-        self._is_closing = True
-        self.write = _drop
-        for call in list(self.calls.values()):
-            call.lost()
+        self._end_calls()
 
     def get_buffer(self, _size_hint: int) -> memoryview:
         """Where the next bytes are to be put."""
@@ -107,12 +106,11 @@ class Connection(asyncio.BufferedProtocol):
 
     def buffer_updated(self, size: int) -> None:
         """Take what has come."""
+        is_direct, self._direct = self._direct is not None, None
         if self._is_closing:
-            self._direct = None
             return
         try:
-            if self._direct is not None:
-                self._direct = None
+            if is_direct:
                 self._data.filled(size)
             else:
                 self._take(self._shared[:size])
@@ -129,22 +127,24 @@ class Connection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """The client has read."""
         self.is_paused = False
-        if self._transport is not None and not self._is_closing:
+        if self._transport is not None and not self._transport.is_closing():
             self._transport.resume_reading()
         self.pump()
 
     # -- the server's side -------------------------------------------------------------------------
 
     def check(self, now_s: float) -> None:
-        """Cut off a client that does not greet, or reads nothing of what was written."""
+        """Cut off a client that does not greet, does not go, or reads nothing."""
         if self._transport is None:
             return
         unread_bytes = self._transport.get_write_buffer_size()
         if unread_bytes != self._unread_bytes:
             self._unread_bytes, self._since_s = unread_bytes, now_s
         waits_s = now_s - self._since_s
-        is_late = waits_s > GREET_TIMEOUT_S and not self._is_greeted
-        if is_late or (self.is_paused and waits_s > WRITE_TIMEOUT_S):
+        is_awaited = self._is_closing or not self._is_greeted
+        if (is_awaited and waits_s > GREET_TIMEOUT_S) or (
+            unread_bytes and waits_s > WRITE_TIMEOUT_S
+        ):
             self._transport.abort()
             return
         for call in list(self.calls.values()):
@@ -158,7 +158,8 @@ class Connection(asyncio.BufferedProtocol):
             self.write(go_away(self.control.last_stream, Code.NO_ERROR, b""))
 
     def close(self) -> None:
-        """Leave the client."""
+        """Leave the client; what was written it may still read."""
+        self._end_calls()
         if self._transport is not None:
             self._transport.close()
 
@@ -169,10 +170,15 @@ class Connection(asyncio.BufferedProtocol):
         self.calls.pop(call.stream, None)
 
     def pump(self) -> None:
-        """Send what calls hold back, as far as the client takes it."""
+        """Send what calls hold back, as far as the client takes it; each has its turn."""
         for call in list(self.calls.values()):
-            if call.unsent_bytes:
+            unsent_bytes = call.unsent_bytes
+            if self.is_paused or self.send_window <= 0:
+                break
+            if unsent_bytes:
                 call.pump()
+                if 0 < call.unsent_bytes < unsent_bytes:
+                    self.calls[call.stream] = self.calls.pop(call.stream)
 
     def reset(self, stream: int, code: Code) -> None:
         """End a stream without another word."""
@@ -185,7 +191,7 @@ class Connection(asyncio.BufferedProtocol):
             data = memoryview(self._carry + data)
             self._carry = b""
         at = 0 if self._is_greeted else self._greet(data)
-        end, frames = len(data), self._data
+        end, frames = len(data) if self._is_greeted else 0, self._data
         while at < end and not self._is_closing:
             if frames.is_open:
                 at += frames.take(data[at:])
@@ -206,27 +212,35 @@ class Connection(asyncio.BufferedProtocol):
                 break
             self.control.take(kind, flags, stream & MAX_WINDOW, bytes(data[body : body + size]))
             at = body + size
-        if at < end:
+        if at < len(data):
             self._carry = bytes(data[at:])
 
     def _greet(self, data: memoryview) -> int:
-        """Read the client's preface; how many bytes it took."""
+        """Read the client's preface, and greet it; how many bytes it took."""
         taken = preface_bytes(data)
-        if taken is None:
-            self._is_closing = True
-            self.write(NOT_HTTP2)
-            self.close()
-            return 0
         if taken:  # not before: to another protocol's client the greeting is no answer
             self._is_greeted = True
             self.write(GREETING)
         return taken
 
     def _fail(self, fault: ConnectionFault) -> None:
-        """Say what is wrong, and close."""
+        """Say what is wrong, and wait for the client to go."""
+        word = NOT_HTTP2
+        if self._is_greeted:
+            word = go_away(self.control.last_stream, fault.code, fault.text.encode())
+        self.write(word)
+        self._end_calls()
+        self._since_s = time.monotonic()
+        if self._transport is not None and self._transport.can_write_eof():
+            self._transport.write_eof()
+        else:
+            self.close()
+
+    def _end_calls(self) -> None:
         self._is_closing = True
-        self.write(go_away(self.control.last_stream, fault.code, fault.text.encode()))
-        self.close()
+        self.write = _drop
+        for call in list(self.calls.values()):
+            call.lost()
 
 
 def _drop(_data: object) -> None:

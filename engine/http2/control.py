@@ -26,6 +26,7 @@ from engine.http2.frames import (
     Setting,
     frame,
     header_block,
+    header_frames,
 )
 from engine.http2.heads import BlockReader, read_head
 
@@ -121,7 +122,7 @@ class Control:
             return
         if head.refused:
             block = header_block([(b":status", b"%d" % head.refused)])
-            connection.write(frame(Kind.HEADERS, END_HEADERS | END_STREAM, stream, block))
+            connection.write(header_frames(END_STREAM, stream, block))
             if not has_ended:
                 connection.reset(stream, Code.NO_ERROR)
             return
@@ -145,6 +146,7 @@ class Control:
         _check(not stream)
         _check(len(body) % SETTING_BYTES == 0, Code.FRAME_SIZE_ERROR)
         if flags & ACK:
+            _check(not body, Code.FRAME_SIZE_ERROR)
             return
         connection = self._connection
         for at in range(0, len(body), SETTING_BYTES):
@@ -154,6 +156,7 @@ class Control:
                 more, self._client_window = value - self._client_window, value
                 for call in connection.calls.values():
                     call.send_window += more
+                    _check(call.send_window <= MAX_WINDOW, Code.FLOW_CONTROL_ERROR)
             elif key == Setting.MAX_FRAME_SIZE:
                 _check(LEAST_FRAME_BYTES <= value <= MOST_FRAME_BYTES)
                 connection.max_frame_bytes = value

@@ -87,6 +87,8 @@ class DataFrames:
         """Take what has come of the frame; how many bytes of it that is."""
         taken = data[: self._left]
         size, call = len(taken), self._call
+        if call is not None and call.is_over:
+            call = self._call = None  # it has ended meanwhile
         if size:
             self._left -= size
             if call is not None:

@@ -34,6 +34,7 @@ __all__ = [
     "frame",
     "go_away",
     "header_block",
+    "header_frames",
     "window_update",
 ]
 
@@ -111,6 +112,18 @@ def go_away(last_stream: int, code: int, text: bytes) -> bytes:
 def window_update(stream: int, size_bytes: int) -> bytes:
     """Let the client send more; stream 0 is the connection."""
     return frame(Kind.WINDOW_UPDATE, 0, stream, U32.pack(size_bytes))
+
+
+def header_frames(flags: int, stream: int, block: bytes) -> bytes:
+    """A header block in as many frames as it takes."""
+    if len(block) <= LEAST_FRAME_BYTES:
+        return frame(Kind.HEADERS, flags | END_HEADERS, stream, block)
+    frames = [frame(Kind.HEADERS, flags, stream, block[:LEAST_FRAME_BYTES])]
+    for at in range(LEAST_FRAME_BYTES, len(block), LEAST_FRAME_BYTES):
+        part = block[at : at + LEAST_FRAME_BYTES]
+        is_last = at + len(part) == len(block)
+        frames.append(frame(Kind.CONTINUATION, END_HEADERS if is_last else 0, stream, part))
+    return b"".join(frames)
 
 
 def header_block(fields: Iterable[tuple[bytes, bytes]]) -> bytes:

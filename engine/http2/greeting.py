@@ -12,6 +12,8 @@ from engine.http2.frames import (
     MAX_WINDOW,
     MOST_FRAME_BYTES,
     U32,
+    Code,
+    ConnectionFault,
     Kind,
     Setting,
     frame,
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["GREETING", "NOT_HTTP2", "preface_bytes"]
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+KIND_AT: Final = len(PREFACE) + 3  # of the frame that follows
 GREETING: Final = frame(
     Kind.SETTINGS,
     0,
@@ -45,9 +48,16 @@ NOT_HTTP2: Final = (
 )
 
 
-def preface_bytes(data: memoryview) -> int | None:
-    """How many bytes a client's preface takes; 0 where it is not whole, None for another's."""
-    begun = bytes(data[: len(PREFACE)])
-    if not PREFACE.startswith(begun):
-        return None
-    return len(PREFACE) if len(begun) == len(PREFACE) else 0
+def preface_bytes(data: memoryview) -> int:
+    """How many bytes a client's preface takes; 0 where it is not whole yet.
+
+    It is whole once the frame after it has shown its kind, which must be SETTINGS.
+
+    Raises:
+        ConnectionFault: it is another protocol's.
+    """
+    is_whole = len(data) > KIND_AT
+    is_fine = PREFACE.startswith(bytes(data[: len(PREFACE)]))
+    if not is_fine or (is_whole and data[KIND_AT] != Kind.SETTINGS):
+        raise ConnectionFault(Code.PROTOCOL_ERROR, "this is not how HTTP/2 begins")
+    return len(PREFACE) if is_whole else 0

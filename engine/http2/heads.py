@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = ["MAX_BLOCK_BYTES", "BlockReader", "RequestHead", "read_head"]
 
-MAX_BLOCK_BYTES: Final = 64 << 10
+MAX_BLOCK_BYTES: Final = 16 << 10  # what gRPC's own library takes at most
 PRIORITY_BYTES: Final = 5
 UNITS_S: Final = {b"H": 3600.0, b"M": 60.0, b"S": 1.0, b"m": 1e-3, b"u": 1e-6, b"n": 1e-9}
 MAX_TIMEOUT_DIGITS: Final = 8

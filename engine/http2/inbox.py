@@ -97,6 +97,8 @@ class Inbox:
         self._left -= size
         if not self._left:
             self._complete()
+            if self._window < WINDOW_BYTES // 2:
+                self._open_window()
 
     def pad(self, size: int) -> None:
         """Bytes have come that stand for nothing.
@@ -187,12 +189,21 @@ class Inbox:
             text = f"a message of {size} bytes: at most {most} are accepted"
             self._call.abort(RESOURCE_EXHAUSTED, text)
         elif size > LARGE_BYTES and not flag:
-            self._placed = self._call.handler.place(size, data[:size])
+            self._placed = self._place(size, data[:size])
             self._left, self._filled = 0 if self._placed is None else size, 0
         else:
             self._left, self._is_compressed = size, bool(flag)
             if not size:
                 self._complete()
+
+    def _place(self, size: int, first: memoryview) -> memoryview | None:
+        """Where a large message is to stand; None where the call was ended for it."""
+        try:
+            return self._call.handler.place(size, first)
+        except MemoryError:
+            text = f"there is no memory for a message of {size} bytes: send smaller ones"
+            self._call.abort(RESOURCE_EXHAUSTED, text)
+            return None
 
     def _complete(self) -> None:
         if self._placed is not None:

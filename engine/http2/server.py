@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from engine.http2.connection import Connection
+from engine.http2.connection import GREET_TIMEOUT_S, Connection
 
 if TYPE_CHECKING:
     import socket
@@ -47,7 +47,11 @@ class GrpcServer:
             tls: what connections are secured with, ``h2`` by ALPN; None for plain ones.
         """
         self._listener = await asyncio.get_running_loop().create_server(
-            lambda: Connection(self), sock=listener, ssl=tls, backlog=BACKLOG
+            lambda: Connection(self),
+            sock=listener,
+            ssl=tls,
+            backlog=BACKLOG,
+            ssl_handshake_timeout=GREET_TIMEOUT_S if tls else None,
         )
 
     def sweep(self, now_s: float) -> None:
