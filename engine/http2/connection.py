@@ -32,7 +32,7 @@ from engine.http2.frames import (
     frame,
     go_away,
 )
-from engine.http2.greeting import GREETING, NOT_HTTP2, preface_bytes
+from engine.http2.greeting import GREETING, KIND_AT, NOT_HTTP2, preface_bytes
 
 if TYPE_CHECKING:
     from typing import Any, Final
@@ -157,11 +157,19 @@ class Connection(asyncio.BufferedProtocol):
         if not self._is_closing:
             self.write(go_away(self.control.last_stream, Code.NO_ERROR, b""))
 
-    def close(self) -> None:
-        """Leave the client; what was written it may still read."""
+    def leave(self) -> None:
+        """End all calls, and wait for the client to read what was written, and to go."""
         self._end_calls()
-        if self._transport is not None:
+        self._since_s = time.monotonic()
+        if self._transport is not None and self._transport.can_write_eof():
+            self._transport.write_eof()
+        elif self._transport is not None:
             self._transport.close()
+
+    def abort(self) -> None:
+        """Wait no longer."""
+        if self._transport is not None:
+            self._transport.abort()
 
     # -- the calls' side ---------------------------------------------------------------------------
 
@@ -221,6 +229,8 @@ class Connection(asyncio.BufferedProtocol):
         if taken:  # not before: to another protocol's client the greeting is no answer
             self._is_greeted = True
             self.write(GREETING)
+            if data[KIND_AT] != Kind.SETTINGS:
+                raise ConnectionFault(Code.PROTOCOL_ERROR, "settings come first")
         return taken
 
     def _fail(self, fault: ConnectionFault) -> None:
@@ -229,12 +239,7 @@ class Connection(asyncio.BufferedProtocol):
         if self._is_greeted:
             word = go_away(self.control.last_stream, fault.code, fault.text.encode())
         self.write(word)
-        self._end_calls()
-        self._since_s = time.monotonic()
-        if self._transport is not None and self._transport.can_write_eof():
-            self._transport.write_eof()
-        else:
-            self.close()
+        self.leave()
 
     def _end_calls(self) -> None:
         self._is_closing = True

@@ -69,10 +69,10 @@ class DataFrames:
             call.inbox.feed(data[:size])  # nearly always: here whole, and nothing else
             return size
         used = pad = 0
-        if flags & PADDED and size:
-            if not len(data):
+        if flags & PADDED:
+            if size and not len(data):
                 return None
-            used, pad = 1, data[0]
+            used, pad = 1, data[0] if size else 0
             if pad >= size:
                 raise ConnectionFault(Code.PROTOCOL_ERROR, "a frame is all padding")
         self._count(size)

@@ -25,7 +25,7 @@ from engine.http2.inbox import WINDOW_BYTES
 if TYPE_CHECKING:
     from typing import Final
 
-__all__ = ["GREETING", "NOT_HTTP2", "preface_bytes"]
+__all__ = ["GREETING", "KIND_AT", "NOT_HTTP2", "preface_bytes"]
 
 PREFACE: Final = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 KIND_AT: Final = len(PREFACE) + 3  # of the frame that follows
@@ -49,15 +49,11 @@ NOT_HTTP2: Final = (
 
 
 def preface_bytes(data: memoryview) -> int:
-    """How many bytes a client's preface takes; 0 where it is not whole yet.
-
-    It is whole once the frame after it has shown its kind, which must be SETTINGS.
+    """How many bytes a client's preface takes; 0 where what follows has not shown its kind yet.
 
     Raises:
         ConnectionFault: it is another protocol's.
     """
-    is_whole = len(data) > KIND_AT
-    is_fine = PREFACE.startswith(bytes(data[: len(PREFACE)]))
-    if not is_fine or (is_whole and data[KIND_AT] != Kind.SETTINGS):
+    if not PREFACE.startswith(bytes(data[: len(PREFACE)])):
         raise ConnectionFault(Code.PROTOCOL_ERROR, "this is not how HTTP/2 begins")
-    return len(PREFACE) if is_whole else 0
+    return len(PREFACE) if len(data) > KIND_AT else 0

@@ -69,8 +69,13 @@ class GrpcServer:
             connection.go_away()
 
     def close(self) -> None:
-        """Accept no more, and leave every client."""
+        """Accept no more, and leave every client once it has read what was written."""
         if self._listener is not None:
             self._listener.close()
         for connection in list(self.connections):
-            connection.close()
+            connection.leave()
+
+    def abort(self) -> None:
+        """Wait for no client any longer; after ``close``."""
+        for connection in list(self.connections):
+            connection.abort()
