@@ -83,6 +83,11 @@ class ExchangeCall:
         """The engine stops: what is being answered is, and nothing after it."""
         self._is_refusing = True
 
+    def end_idle(self) -> None:
+        """The engine stops, and has waited long enough for the client to end the call."""
+        if not self.is_busy:
+            self._fail(_stopping())
+
     # -- http2's handler -------------------------------------------------------------------------
 
     def place(self, size_bytes: int, first: memoryview) -> memoryview | None:
@@ -100,7 +105,7 @@ class ExchangeCall:
         stream = self._stream
         try:
             if self._is_refusing:
-                raise ShuttingDownError("the engine is stopping and takes no new batches")
+                raise _stopping()
             if self._is_token_asked:
                 self._admitted.check()
             pieces = stream.answer_at_once(message)
@@ -277,3 +282,7 @@ class PutCall(ExchangeCall):
         )
         self._call.send(field(1, told.SerializeToString()))
         self._go_on_when_read()
+
+
+def _stopping() -> ShuttingDownError:
+    return ShuttingDownError("the engine is stopping and takes no new batches")

@@ -48,6 +48,7 @@ __all__ = ["FlightServer"]
 
 SERVICE: Final = "/arrow.flight.protocol.FlightService/"
 MAX_MESSAGE_BYTES: Final = (1 << 31) - 1  # no client of Arrow sends more
+LAST_WAIT_S: Final = 0.5  # for clients to end what is answered, and to go
 LOOK_S: Final = 0.01  # how often it is looked whether all is answered
 NOT_HERE: Final = {
     "Handshake": "there is no handshake here: where tokens are asked for, send the header "
@@ -126,8 +127,13 @@ class FlightServer:
             short_call.refuse_new()
         deadline_s = time.monotonic() + grace_s
         await _while(self._is_answering, deadline_s)
+        # a client that has its answers ends its stream; an idle one is ended in words
+        await _while(lambda: bool(self._exchanges), _soon(deadline_s))
+        for exchange in tuple(self._exchanges):
+            exchange.end_idle()
         self._grpc.close()
-        await _while(lambda: self.is_in_use, deadline_s)
+        await _while(lambda: self.is_in_use, _soon(deadline_s))
+        self._grpc.abort()
 
     def _is_answering(self) -> bool:
         return (
@@ -231,6 +237,11 @@ class FlightServer:
         """Every action with its description."""
         for name, description in ACTIONS:
             yield (field(1, name.encode()) + field(2, description.encode()),)
+
+
+def _soon(deadline_s: float) -> float:
+    """A little later than now, or the deadline."""
+    return min(time.monotonic() + LAST_WAIT_S, deadline_s)
 
 
 async def _while(condition: Callable[[], bool], deadline_s: float) -> None:
