@@ -153,7 +153,7 @@ class Connection(asyncio.BufferedProtocol):
                 call.lost()
 
     def go_away(self) -> None:
-        """Tell the client that no new calls are welcome; close once the last one has ended."""
+        """Tell the client that no new calls are welcome."""
         if not self._is_closing:
             self.write(go_away(self.control.last_stream, Code.NO_ERROR, b""))
 

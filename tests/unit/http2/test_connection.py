@@ -283,4 +283,6 @@ def test_a_server_that_closes_ends_every_call(connect, service):
     first.server.close()
 
     assert [call.events for call in service.calls] == [["leave"], ["leave"]]
-    assert {client.transport.state for client in (first, second)} == {"closed"}
+    assert [client.transport.has_ended for client in (first, second)] == [True, True]
+    first.server.abort()
+    assert {client.transport.state for client in (first, second)} == {"aborted"}
