@@ -39,7 +39,7 @@ __all__ = ["HIGH_BYTES", "Call", "Handler"]
 
 HIGH_BYTES: Final = 256 << 10  # of a call that wait to be read: send no more for now
 DATA: Final = int(Kind.DATA)
-WRITE_TIMEOUT_S: Final = 30.0
+STUCK_TIMEOUT_S: Final = 30.0
 DEADLINE_EXCEEDED: Final = 4
 PRINTABLE: Final = "".join(chr(code) for code in range(0x20, 0x7F) if code != ord("%"))
 REPLY_HEAD: Final = header_block(
@@ -113,7 +113,7 @@ class Call:
         self._is_head_sent = False
         self._trailers: bytes | None = None  # as frames, once they wait behind messages
         self._is_high = False
-        self._unread_bytes = -1  # of a call that is over, when it was last looked at
+        self._left_bytes = 0  # that the client was to get on with, when it was last looked at
         self._since_s = 0.0
         self._unsent: deque[memoryview] = deque()
 
@@ -207,13 +207,22 @@ class Call:
             self.finish(status, text)
             self.handler.leave()
 
-    def is_unread_too_long(self, now_s: float) -> bool:
-        """Whether it is over, and its client has read nothing of what is left for long."""
-        if self._trailers is None:
-            return False
-        if self.unsent_bytes != self._unread_bytes:
-            self._unread_bytes, self._since_s = self.unsent_bytes, now_s
-        return now_s - self._since_s > WRITE_TIMEOUT_S
+    def check(self, now_s: float) -> None:
+        """End it where its client gets on with nothing, once it has begun to.
+
+        That is to read what is left of a call that is over, or to send a message: what is held for
+        either is lost to others.
+        """
+        left_bytes = self.unsent_bytes if self.is_over else self.inbox.left_bytes
+        if left_bytes != self._left_bytes:
+            self._left_bytes, self._since_s = left_bytes, now_s
+        if left_bytes and now_s - self._since_s > STUCK_TIMEOUT_S:
+            if self.is_over:
+                self._connection.reset(self.stream, Code.CANCEL)
+                self.lost()
+            else:
+                text = f"nothing more of a message has come for {STUCK_TIMEOUT_S:g} s"
+                self.abort(DEADLINE_EXCEEDED, text)
 
     def pump(self) -> None:
         """Send what waits, as far as the client takes it."""

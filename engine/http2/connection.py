@@ -45,6 +45,7 @@ __all__ = ["Connection"]
 DATA: Final = int(Kind.DATA)
 FRAME_HEAD_BYTES: Final = 9
 MAX_CONTROL_BYTES: Final = 32 << 10  # of any frame but DATA: more than any block of headers
+FRAMES_AT_ONCE: Final = 256  # then others have their turn: calls that are refused take 0.1 ms each
 WRITE_BUFFER_BYTES: Final = 1 << 20
 GREET_TIMEOUT_S: Final = 10.0  # of a client that comes, and of one that is to go
 WRITE_TIMEOUT_S: Final = 30.0
@@ -80,6 +81,7 @@ class Connection(asyncio.BufferedProtocol):
         self._unread_bytes = 0
         self._is_greeted = False
         self._is_closing = False
+        self._has_more = False  # received, than was taken at once
         self.calls: dict[int, Call] = {}
         self.control = Control(self, server.accept)
         self._data = DataFrames(self)
@@ -116,6 +118,9 @@ class Connection(asyncio.BufferedProtocol):
                 self._take(self._shared[:size])
         except ConnectionFault as fault:
             self._fail(fault)
+        if self._has_more and self._transport is not None:
+            self._transport.pause_reading()
+            self._read_on()
 
     def pause_writing(self) -> None:
         """The client does not read: nothing more is taken from it, or written."""
@@ -127,8 +132,7 @@ class Connection(asyncio.BufferedProtocol):
     def resume_writing(self) -> None:
         """The client has read."""
         self.is_paused = False
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
+        self._read_on()
         self.pump()
 
     # -- the server's side -------------------------------------------------------------------------
@@ -148,9 +152,7 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.abort()
             return
         for call in list(self.calls.values()):
-            if call.is_unread_too_long(now_s):
-                self.reset(call.stream, Code.CANCEL)
-                call.lost()
+            call.check(now_s)
 
     def go_away(self) -> None:
         """Tell the client that no new calls are welcome."""
@@ -194,13 +196,32 @@ class Connection(asyncio.BufferedProtocol):
 
     # -- frames ------------------------------------------------------------------------------------
 
+    def _read_on(self) -> None:
+        """Receive again, once what was received is taken."""
+        transport = self._transport
+        if self._has_more:
+            self.loop.call_soon(self._take_more)
+        elif transport is not None and not transport.is_closing() and not self.is_paused:
+            transport.resume_reading()
+
+    def _take_more(self) -> None:
+        """Go on with what was received, now that others had their turn."""
+        if self.is_paused:
+            return
+        self._has_more = False
+        try:
+            if not self._is_closing:
+                self._take(memoryview(b""))
+        except ConnectionFault as fault:
+            self._fail(fault)
+        self._read_on()
+
     def _take(self, data: memoryview) -> None:
-        if self._carry:
-            data = memoryview(self._carry + data)
-            self._carry = b""
-        at = 0 if self._is_greeted else self._greet(data)
-        end, frames = len(data) if self._is_greeted else 0, self._data
-        while at < end and not self._is_closing:
+        if self._carry or not self._is_greeted:
+            data = self._go_on(data)
+        at, end, frames, turns = 0, len(data), self._data, FRAMES_AT_ONCE
+        while at < end and turns:
+            turns -= 1
             if frames.is_open:
                 at += frames.take(data[at:])
                 continue
@@ -220,18 +241,28 @@ class Connection(asyncio.BufferedProtocol):
                 break
             self.control.take(kind, flags, stream & MAX_WINDOW, bytes(data[body : body + size]))
             at = body + size
-        if at < len(data):
+        if at < end:
             self._carry = bytes(data[at:])
+            self._has_more = not turns
 
-    def _greet(self, data: memoryview) -> int:
-        """Read the client's preface, and greet it; how many bytes it took."""
+    def _go_on(self, data: memoryview) -> memoryview:
+        """What has come, with what came before, and without the preface."""
+        if self._carry:
+            data = memoryview(self._carry + data)
+            self._carry = b""
+        return data if self._is_greeted else self._greet(data)
+
+    def _greet(self, data: memoryview) -> memoryview:
+        """Read the client's preface, and greet it; what has come after that."""
         taken = preface_bytes(data)
-        if taken:  # not before: to another protocol's client the greeting is no answer
-            self._is_greeted = True
-            self.write(GREETING)
-            if data[KIND_AT] != Kind.SETTINGS:
-                raise ConnectionFault(Code.PROTOCOL_ERROR, "settings come first")
-        return taken
+        if not taken:  # to another protocol's client the greeting would be no answer
+            self._carry = bytes(data)
+            return data[:0]
+        self._is_greeted = True
+        self.write(GREETING)
+        if data[KIND_AT] != Kind.SETTINGS:
+            raise ConnectionFault(Code.PROTOCOL_ERROR, "settings come first")
+        return data[taken:]
 
     def _fail(self, fault: ConnectionFault) -> None:
         """Say what is wrong, and wait for the client to go."""

@@ -25,7 +25,7 @@ __all__ = ["PREFIX_BYTES", "WINDOW_BYTES", "Inbox"]
 WINDOW_BYTES: Final = 256 << 10  # that a client may send ahead, of a call
 LARGE_BYTES: Final = 64 << 10  # of a message that is placed by its handler
 PREFIX_BYTES: Final = 5  # of a message: whether it is compressed, and its length
-MAX_COMPRESSED_BYTES: Final = 64 << 20  # that a compressed message may have without compression
+MAX_COMPRESSED_BYTES: Final = 16 << 20  # that a compressed message may have without compression
 GZIP_BITS: Final = 32 + zlib.MAX_WBITS  # reads gzip's and zlib's framing alike
 
 RESOURCE_EXHAUSTED: Final = 8
@@ -55,6 +55,11 @@ class Inbox:
         self._small = bytearray()
         self._placed: memoryview | None = None  # where a large one stands
         self._filled = 0
+
+    @property
+    def left_bytes(self) -> int:
+        """Of the message that has begun, what the client may send and has not."""
+        return 0 if self._is_held or self._waiting else self._left
 
     def feed(self, data: memoryview) -> None:
         """Take bytes of messages.

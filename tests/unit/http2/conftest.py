@@ -90,7 +90,7 @@ class Client:
         return self
 
     def send(self, content, most_bytes=1 << 30):
-        """Bytes arrive, so many at a time."""
+        """Bytes arrive, so many at a time, and are taken."""
         left = memoryview(bytes(content))
         while left:
             buffer = self.connection.get_buffer(-1)
@@ -98,6 +98,13 @@ class Client:
             buffer[:size] = left[:size]
             self.connection.buffer_updated(size)
             left = left[size:]
+            while self.transport.is_paused and self.transport.is_reading:
+                self.step()
+
+    def step(self):
+        """What is due on the loop is run, and nothing that it makes due."""
+        self.loop.call_soon(self.loop.stop)
+        self.loop.run_forever()
 
     def frames(self, kind=None):
         """What it has read so far."""

@@ -20,7 +20,7 @@ from support.http2 import (
 )
 
 from engine.http2 import HIGH_BYTES
-from engine.http2.call import WRITE_TIMEOUT_S
+from engine.http2.call import STUCK_TIMEOUT_S
 
 HELLO = message(b"hello")
 DEADLINE_EXCEEDED = 4
@@ -126,7 +126,9 @@ def test_no_more_is_sent_than_the_client_takes(client, service, size):
     service.only.call.finish()
 
     received = 0
-    while client.replies().status() is None:
+    for _ in range(2 + size // 30_000):
+        if client.replies().status() is not None:
+            break
         waiting = client.replies().content[1]
         assert len(waiting) == min(65_535 + received, len(content) + 5)
         client.send(window(0, 30_000) + window(1, 30_000))
@@ -233,7 +235,7 @@ def test_nothing_is_sent_to_a_client_that_does_not_read_and_all_of_it_later(conn
     first.finish()
     second.finish()
     assert len(client.transport.unread) < client.transport.high + (1 << 18)
-    while not (first.unsent_bytes == second.unsent_bytes == 0):
+    for _ in range(100):
         client.transport.read()
         client.transport.is_reading = False
     client.transport.read()
@@ -292,16 +294,39 @@ def test_what_nobody_reads_of_a_call_that_is_over_is_dropped(client, service):
     client.connection.check(0.0)
     call.finish()
 
-    for now_s, more in ((0, 0), (WRITE_TIMEOUT_S - 1, 1), (2 * WRITE_TIMEOUT_S - 2, 1)):
+    for now_s, more in ((0, 0), (STUCK_TIMEOUT_S - 1, 1), (2 * STUCK_TIMEOUT_S - 2, 1)):
         if more:
             client.send(window(1, more) + window(0, more))
         client.connection.check(now_s)
         assert call.unsent_bytes
-    client.connection.check(3 * WRITE_TIMEOUT_S)
+    client.connection.check(3 * STUCK_TIMEOUT_S)
 
     assert resets(client) == [8]
     assert call.unsent_bytes == 0
     assert not client.connection.calls
+
+
+def test_a_message_that_does_not_go_on_ends_its_call(client, service):
+    """Its memory would be nobody's."""
+    client.send(request(1) + request(3) + request(5))
+    held = service.calls[1].call
+    client.send(data(1, message(bytes(100_000))[:1000]) + data(5, HELLO))
+    held.hold()
+    client.send(data(3, message(bytes(100_000))[:1000]))
+
+    for now_s, more in ((0, 0), (STUCK_TIMEOUT_S - 1, 1), (2 * STUCK_TIMEOUT_S - 2, 1)):
+        client.send(data(1, bytes(more)))
+        client.connection.check(now_s)
+        assert service.calls[0].events == []
+    client.connection.check(3 * STUCK_TIMEOUT_S)
+
+    assert [call.events for call in service.calls] == [["leave"], [], []]
+    assert client.replies().status(1) == DEADLINE_EXCEEDED
+    assert "message" in client.replies().text(1)
+    held.go_on()
+    client.connection.check(4 * STUCK_TIMEOUT_S)
+    client.connection.check(5 * STUCK_TIMEOUT_S + 1)
+    assert client.replies().status(3) == DEADLINE_EXCEEDED
 
 
 def test_a_deadline_ends_a_call(client, service):

@@ -260,6 +260,56 @@ def test_a_client_that_is_to_go_is_read_again_once_it_has_read(client):
     assert not client.transport.is_paused
 
 
+def test_many_frames_at_once_let_others_have_their_turn(client):
+    content = b"".join(frame(http2.PING, 0, 0, n.to_bytes(8, "big")) for n in range(1000))
+    buffer = client.connection.get_buffer(-1)
+    buffer[: len(content)] = content
+
+    client.connection.buffer_updated(len(content))
+    answered = [len(client.frames())]
+    assert client.transport.is_paused
+    while client.transport.is_paused:
+        client.step()
+        answered.append(len(client.frames()))
+
+    assert answered == [256, 512, 768, 1000]
+    assert [one.payload for one in client.frames()] == [n.to_bytes(8, "big") for n in range(1000)]
+
+
+@pytest.mark.parametrize("end", ["leave", "lose"])
+def test_what_was_received_is_nothing_once_the_connection_ends(client, service, end):
+    content = frame(http2.PING, 0, 0, bytes(8)) * 300 + request()
+    client.connection.get_buffer(-1)[: len(content)] = content
+    client.connection.buffer_updated(len(content))
+
+    if end == "leave":
+        client.connection.leave()
+    else:
+        client.transport.close()
+        client.lose()
+    client.step()
+
+    assert service.calls == []
+    assert client.transport.is_paused == (end == "lose")
+
+
+def test_a_client_that_does_not_read_has_no_turn(client):
+    client.transport.is_reading = False
+    client.transport.high = 1000
+    content = frame(http2.PING, 0, 0, bytes(8)) * 1000
+    client.connection.get_buffer(-1)[: len(content)] = content
+
+    client.connection.buffer_updated(len(content))
+    for _ in range(3):
+        client.step()
+    assert len(client.transport.unread) == 256 * 17
+    client.transport.read()
+    while client.transport.is_paused:
+        client.step()
+
+    assert len(client.frames()) == 1000
+
+
 def test_a_lost_connection_ends_its_calls(client, service):
     client.send(request(1) + request(3) + data(3, LARGE[:1000]))
 

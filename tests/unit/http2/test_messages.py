@@ -65,7 +65,9 @@ def test_the_window_never_stays_shut(client, service, first):
     left = WINDOW_BYTES - 2 * len(before) + client.opened_bytes()
     large = message(bytes(left - 5))
 
-    client.send(frames(1, large[:first], 0, 1 << 20) + data(1, large[first:]), 1 << 16)
+    rest = data(1, large[first:])
+    client.send(data(1, large[:first]) + rest[:100])
+    client.send(rest[100:])
 
     assert len(service.only.messages) == 3
     sent_bytes = 2 * len(before) + len(large)
@@ -104,12 +106,13 @@ def test_who_sends_more_than_the_window_straight_into_a_message_is_cut_off(clien
     assert service.only.events == ["leave"]
 
 
-def test_held_messages_wait_in_order_and_the_window_shuts(client, service):
+@pytest.mark.parametrize("size", [FRAME, 1005])
+def test_held_messages_wait_in_order_and_the_window_shuts(client, service, size):
     service.on_take = hold
     client.send(request())
     content = [bytes((n,)) * 1000 for n in range(200)]
 
-    client.send(frames(1, b"".join(map(message, content)), END_STREAM))
+    client.send(frames(1, b"".join(map(message, content)), END_STREAM, size))
     assert service.only.messages == content[:1]
     assert client.opened_bytes() == 0
     for _ in range(199):
@@ -184,9 +187,8 @@ def test_nothing_is_taken_after_finish(client, service, is_held):
 
 @pytest.mark.parametrize("at", [0, 5, 10])
 def test_the_rest_of_a_frame_is_nothing_once_its_call_has_ended(client, service, at):
-    content = HELLO * 3
     client.send(request())
-    whole = data(1, content, END_STREAM)
+    whole = data(1, HELLO * 2, END_STREAM)
 
     client.send(whole[: 9 + at])
     service.only.call.finish()
