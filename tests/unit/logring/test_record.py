@@ -87,6 +87,14 @@ CASES = {
             Shadow("gbr", outputs(variable=FLOATS[1:, :1])),
         ),
     ),
+    "a challenger that failed": answer(
+        {"tensor": [[1.0], [2.0]]},
+        2,
+        shadows=(
+            Shadow("xgb", outputs(variable=FLOATS[:0, :1]), is_missing=True),
+            Shadow("gbr", outputs(variable=FLOATS[1:, :1])),
+        ),
+    ),
     "rows sent to several models": answer(
         {"tensor": [[1.0], [2.0], [3.0]]},
         3,
