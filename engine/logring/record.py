@@ -23,7 +23,7 @@ import pyarrow as pa
 from engine.logring.columns import Kind, raw_columns, row_bytes
 from engine.logring.context import OWN_COLUMNS, LogContext, list_depth, numpy_type, without
 from engine.logring.header import HEADER, PACKED_BYTES, PackedRows, Record
-from engine.logring.repeats import RowPattern
+from engine.logring.repeats import RowPattern, TablePattern
 
 if TYPE_CHECKING:
     from typing import Any
@@ -57,6 +57,7 @@ class LogEncoder:
         self._last: tuple[Any, ...] = (None, None)  # key, its context, and who has the ids
         self._known: dict[object, tuple[LogContext, object, object]] = {}
         self.pattern: RowPattern | None = None
+        self._table: TablePattern | None = None
 
     def encode(self, result: InferResult, max_bytes: int) -> list[Record | PackedRows]:
         """Split one answer into records.
@@ -73,10 +74,16 @@ class LogEncoder:
             return [like_it]
         if not result.frame.rows:
             return []
+        table = self._table
+        if table is not None and (columns := table.values(result)) is not None:
+            return _split_raw(table.context, result, columns, max_bytes)
         raw = raw_columns(result)
         if raw is not None:
             kinds, values = raw
+            shapes = result.frame.row_shapes
             key = (id(result.model), id(result.pipeline), result.partition, *kinds)
+            if shapes:  # the schema names them
+                key += (*shapes.items(),)
             last_key, context, *_ = self._last
             if key != last_key:  # most requests are like the one before them
                 known = self._known.get(key)
@@ -89,6 +96,8 @@ class LogEncoder:
                     values = [value for kind, value in kept if row_bytes(kind) <= limit]
                 elif result.frame.rows == 1:
                     self.pattern = RowPattern.of(result, context) or pattern
+                else:
+                    self._table = TablePattern.of(result, context) or table
                 return _split_raw(context, result, values, max_bytes)
         return self._encode_arrow(result, max_bytes)
 
