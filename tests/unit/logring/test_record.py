@@ -217,6 +217,7 @@ TABLES_LIKE_OR_NOT = {
     "a wider output": table(outputs=outputs(variable=FLOATS)),
     "a flat output": table(outputs=outputs(variable=FLOATS[:, 0].copy())),
     "other output numbers": table(outputs=outputs(variable=FLOATS[:, :2].astype(np.int64))),
+    "an output without values": table(outputs=outputs(variable=FLOATS[:, :0].copy())),
     "an output out of order": table(outputs=outputs(variable=np.asfortranarray(FLOATS[:, :2]))),
     "text output": table(outputs=outputs(variable=np.array([["a", "é"]] * 3, object))),
     "no known numbers": answer({"tensor": fixed(FLOATS)}, 3),
@@ -232,7 +233,8 @@ TABLES_LIKE_OR_NOT = {
 
 @pytest.mark.parametrize("name", TABLES_LIKE_OR_NOT)
 def test_a_table_after_another_is_kept_as_what_it_is(ring, name):
-    results = [table(), table(), TABLES_LIKE_OR_NOT[name], table()]
+    other = TABLES_LIKE_OR_NOT[name]
+    results = [table(), table(), other, other, table()]
 
     for result in results:
         assert ring.append([result]) == result.frame.rows
