@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from engine.errors import EngineError
 from engine.logring.columns import Kind, raw_columns, row_bytes
 from engine.logring.context import OWN_COLUMNS, LogContext, list_depth, numpy_type, without
 from engine.logring.header import HEADER, PACKED_BYTES, PackedRows, Record
@@ -28,6 +29,7 @@ from engine.logring.repeats import RowPattern, TablePattern
 if TYPE_CHECKING:
     from typing import Any
 
+    from engine.logring.counters import Counters
     from engine.values import InferResult
 
 __all__ = ["MAX_COLUMN_BYTES", "LogEncoder"]
@@ -35,6 +37,8 @@ __all__ = ["MAX_COLUMN_BYTES", "LogEncoder"]
 MAX_COLUMN_BYTES = 1 << 20
 
 _KNOWN_CONTEXTS = 256
+_RECORD_BYTES = 2 << 20  # larger answers are split; measured best from 1 row to 10,000 and mixed
+_SLACK_BYTES = 64  # of LMDB's own in the pages of a value
 
 
 class LogEncoder:
@@ -58,6 +62,35 @@ class LogEncoder:
         self._known: dict[object, tuple[LogContext, object, object]] = {}
         self.pattern: RowPattern | None = None
         self._table: TablePattern | None = None
+
+    def encode_all(
+        self, results: Sequence[InferResult], largest_bytes: int, counters: Counters
+    ) -> list[Record | PackedRows]:
+        """Split answers into records; those that cannot be kept are counted and left out.
+
+        Args:
+            results: the answers; their arrays must not change until the records are stored.
+            largest_bytes: a record with more is not kept.
+            counters: counts rows that cannot be kept.
+
+        Returns:
+            Records in the order of the answers.
+        """
+        max_bytes = min(_RECORD_BYTES, largest_bytes) - _SLACK_BYTES
+        records: list[Record | PackedRows] = []
+        for result in results:
+            try:
+                of_one = self.encode(result, max_bytes)
+            except (EngineError, ValueError, TypeError, OverflowError) as error:
+                # an answer that has no form as records, e.g. an output that is not one value a row
+                counters.not_kept(result.frame.rows, "no_record_form", error)
+                continue
+            too_large = sum([record.rows for record in of_one if record.size > largest_bytes])
+            if too_large:
+                counters.not_kept(too_large, "too_large")
+                of_one = [record for record in of_one if record.size <= largest_bytes]
+            records += of_one
+        return records
 
     def encode(self, result: InferResult, max_bytes: int) -> list[Record | PackedRows]:
         """Split one answer into records.
