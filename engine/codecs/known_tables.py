@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine.codecs.arrow_columns import ARROW_TYPES, is_list
-from engine.codecs.arrow_ipc import read_arrow
+from engine.codecs.arrow_ipc import Readers, read_arrow
 from engine.values import Frame
 
 if TYPE_CHECKING:
@@ -82,13 +82,14 @@ class KnownTables:
     def __init__(self) -> None:
         """Know nothing yet."""
         self._known: dict[int, _Table | None] = {}  # None: a size that was met once
+        self._readers = Readers()  # of bodies of other sizes
 
     def read(self, body: bytes | bytearray) -> Frame:
         """Read an Arrow IPC file or stream; see ``read_arrow``, whose answer and errors it has."""
         frame = self.read_known(body)
         if frame is not None:
             return frame
-        frame = read_arrow(body)
+        frame = read_arrow(body, readers=self._readers)
         size = len(body)
         if size in self._known:
             table = _learn(body, frame)
