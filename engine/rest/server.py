@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from engine.config import EngineConfig
-    from engine.rest.exchange import Service
+    from engine.rest.service import Service
 
 __all__ = ["HttpServer", "TlsFiles", "listen", "tls_files"]
 
