@@ -211,7 +211,10 @@ class LimitedProtocol(HttpToolsProtocol):
             for field in self.headers
             if field[0] not in {b"upgrade", b"connection", b"http2-settings"}
         ]
-        line = b"%b %b HTTP/1.1\r\n" % (self.parser.get_method(), self.url)
+        if any(_closes(value) for name, value in self.headers if name == b"connection"):
+            fields.append(b"connection: close\r\n")
+        version = self.parser.get_http_version().encode()
+        line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)
         self.parser = self.new_parser()
         self.data_received(b"%b%b\r\n%b" % (line, b"".join(fields), rest))
 
@@ -279,6 +282,11 @@ def sweep(connections: Any) -> None:  # noqa: ANN401 - uvicorn's set of any prot
 def plain_reply(status: int, text: str) -> Reply:
     """An error of HTTP itself in the documented shape."""
     return Reply(status, JSON_TYPE, error_body(status, text))
+
+
+def _closes(connection: bytes) -> bool:
+    """Whether the value of a Connection header asks for the end of it after the reply."""
+    return b"close" in {token.strip() for token in connection.lower().split(b",")}
 
 
 def _head_too_large() -> Reply:
