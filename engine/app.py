@@ -39,8 +39,8 @@ from engine.publish.reference import parse_reference
 from engine.rest.app import metrics_app, rest_app
 from engine.rest.budget import BodyBudget
 from engine.rest.connection import sweep
-from engine.rest.exchange import Service
 from engine.rest.server import HttpServer
+from engine.rest.service import Service
 from engine.sessions.cpus import available_cpus, intra_op_threads
 from engine.turn import Turn
 
@@ -296,5 +296,6 @@ class _Engine:
         asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
         for server in self._servers:
             sweep(server.server_state.connections)
+        self.service.budget.sweep()
         if self._flight is not None:
             self._flight.sweep()

@@ -21,14 +21,18 @@ from engine.values import InferResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from typing import Final
 
     from engine.batching.cost import RunCost
     from engine.batching.entry import BatchPolicy
     from engine.pipeline.plan import Answer, Plan
     from engine.request import InferRequest
-    from engine.values import Array, Frame, ModelIdentity, Output, PipelineIdentity
+    from engine.values import Array, BoundRows, Frame, ModelIdentity, Output, PipelineIdentity
 
 __all__ = ["RunningPipeline", "ServedModel"]
+
+MOST_BOUND: Final = 8  # numbers of rows: each is tried with some ten runs
+TINY_RUN_NS: Final = 100_000
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -77,6 +81,8 @@ class RunningPipeline:
         self.row = None if plan.joint_model is None else plan.joint_model.bind_rows(1)
         is_lone = len(plan.inputs) == 1 and not plan.has_checks
         self.lone_model = plan.joint_model if is_lone else None
+        self._bound: dict[int, BoundRows | None] = {1: self.row}
+        self._last_rows = 1
         self._is_one_kind = all(None not in spec.row_shape for spec in plan.inputs)
 
     def allow_batches(self, wanted: BatchPolicy) -> str:
@@ -148,27 +154,44 @@ class RunningPipeline:
         outputs, run_ns = self._run(feeds, frame.rows)
         return self._conclude(frame, outputs, parse_ns, run_ns)
 
-    def infer_row(self, frame: Frame, parse_ns: int) -> InferResult:
-        """Run the row that was written into ``row``, on the only thread that may.
+    def bound_rows(self, rows: int) -> BoundRows | None:
+        """Memory for so many rows, where as many came before; for the event loop.
 
         Args:
-            frame: the request's row.
+            rows: how many are to be run.
+
+        Returns:
+            The memory, for ``infer_bound``; None where runs are quick enough without.
+        """
+        if rows not in self._bound:
+            is_new, self._last_rows = rows != self._last_rows, rows
+            if is_new or len(self._bound) == MOST_BOUND:
+                return None
+            model, run_ns = self._plan.joint_model, self.cost.least_ns(rows)
+            if model is None or run_ns is None or run_ns > TINY_RUN_NS:
+                return None
+            self._bound[rows] = model.bind_rows(rows)
+        return self._bound[rows]
+
+    def infer_bound(self, bound: BoundRows, frame: Frame, parse_ns: int) -> InferResult:
+        """Run rows that were written into bound memory, on the only thread that may.
+
+        Args:
+            bound: ``row``, or what ``bound_rows`` gave.
+            frame: the request's rows.
             parse_ns: how long decoding took.
 
         Returns:
-            The answer; its outputs are the row's, good until the next one is written.
+            The answer; its outputs are ``bound``'s, good until other rows are written there.
 
         Raises:
             Exception: the run or a check failed; the usual way says how.
         """
-        row = self.row
-        if row is None:
-            raise InternalError("this pipeline has no row in memory of its own")
         started_ns = time.monotonic_ns()
-        row.run()
+        bound.run()
         run_ns = time.monotonic_ns() - started_ns
-        self.cost.learn(1, run_ns)
-        return self._conclude(frame, row.outputs, parse_ns, run_ns)
+        self.cost.learn(frame.rows, run_ns)
+        return self._conclude(frame, bound.outputs, parse_ns, run_ns)
 
     def _run(self, feeds: Sequence[Array], rows: int) -> tuple[tuple[Output, ...], int]:
         """The outputs of the one model, and how long it took."""

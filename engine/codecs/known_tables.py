@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine.codecs.arrow_columns import ARROW_TYPES, is_list
-from engine.codecs.arrow_ipc import read_arrow
+from engine.codecs.arrow_ipc import Readers, read_arrow
 from engine.values import Frame
 
 if TYPE_CHECKING:
@@ -82,13 +82,14 @@ class KnownTables:
     def __init__(self) -> None:
         """Know nothing yet."""
         self._known: dict[int, _Table | None] = {}  # None: a size that was met once
+        self._readers = Readers()  # of bodies of other sizes
 
     def read(self, body: bytes | bytearray) -> Frame:
         """Read an Arrow IPC file or stream; see ``read_arrow``, whose answer and errors it has."""
         frame = self.read_known(body)
         if frame is not None:
             return frame
-        frame = read_arrow(body)
+        frame = read_arrow(body, readers=self._readers)
         size = len(body)
         if size in self._known:
             table = _learn(body, frame)
@@ -100,29 +101,41 @@ class KnownTables:
             self._known[size] = None
         return frame
 
-    def read_known(self, body: bytes | bytearray) -> Frame | None:
-        """Read a body like one before it; None for any other."""
-        table = self._known.get(len(body))
+    def read_known(
+        self, data: bytes | bytearray, start: int = 0, stop: int | None = None
+    ) -> Frame | None:
+        """Read a body like one before it; None for any other.
+
+        Args:
+            data: holds the body; the Frame's columns are views into it.
+            start: the body's first byte, at an address that is a multiple of its numbers' sizes.
+            stop: the one after its last; None where it ends with ``data``.
+
+        Returns:
+            The rows.
+        """
+        table = self._known.get((len(data) if stop is None else stop) - start)
         if table is None:
             return None
-        for start, piece in table.fixed:
-            if not body.startswith(piece, start):
+        for position, piece in table.fixed:
+            if not data.startswith(piece, start + position):
                 return None
         dense = {}
-        for name, shape, dtype, start in table.dense:
-            dense[name] = np.ndarray(shape, dtype, body, start)
-        columns = _Columns(table, body)
+        for name, shape, dtype, position in table.dense:
+            dense[name] = np.ndarray(shape, dtype, data, start + position)
+        columns = _Columns(table, data, start)
         return Frame(table.rows, columns, row_shapes=table.row_shapes, dense=dense)
 
 
 class _Columns(Mapping[str, "Column"]):
     """The columns of a body, made when one of them is asked for: most replies need none."""
 
-    __slots__ = ("_body", "_made", "_table")
+    __slots__ = ("_data", "_made", "_start", "_table")
 
-    def __init__(self, table: _Table, body: bytes | bytearray) -> None:
+    def __init__(self, table: _Table, data: bytes | bytearray, start: int) -> None:
         self._table = table
-        self._body = body
+        self._data = data
+        self._start = start
         self._made: dict[str, Column] = {}
 
     def __len__(self) -> int:
@@ -134,12 +147,12 @@ class _Columns(Mapping[str, "Column"]):
     def __getitem__(self, name: str) -> Column:
         column = self._made.get(name)
         if column is None:
-            column = self._made[name] = _column(self._table.columns[name], self._body)
+            column = self._made[name] = _column(self._table.columns[name], self._data, self._start)
         return column
 
 
-def _column(levels: Sequence[_Level], body: bytes | bytearray) -> pa.Array:
-    whole = pa.py_buffer(body)
+def _column(levels: Sequence[_Level], data: bytes | bytearray, body_start: int) -> pa.Array:
+    whole = pa.py_buffer(data).slice(body_start)
     below: list[pa.Array] = []
     for level in levels:
         buffers = [None]

@@ -59,7 +59,7 @@ def raw_columns(result: InferResult) -> tuple[list[Kind], list[bytes | memoryvie
     """Every column of the record as raw values, in schema order; None where one cannot be raw."""
     frame = result.frame
     rows = frame.rows
-    if not rows or result.row_models is not None:
+    if not rows or result.row_models is not None or any(s.is_missing for s in result.shadows):
         return None
     kinds: list[Kind] = []
     values: list[bytes | memoryview] = []
@@ -74,11 +74,10 @@ def raw_columns(result: InferResult) -> tuple[list[Kind], list[bytes | memoryvie
             return None
         kinds.append(("in", name, raw[0], raw[1]))
         values.append(raw[2])
-    if not _add_outputs("out", result.outputs, rows, kinds, values):
+    groups = [("out", result.outputs)]
+    groups += [(f"out_{shadow.model_name}", shadow.outputs) for shadow in result.shadows]
+    if not all(_add_outputs(name, own, rows, kinds, values) for name, own in groups):
         return None
-    for shadow in result.shadows:
-        if not _add_outputs(f"out_{shadow.model_name}", shadow.outputs, rows, kinds, values):
-            return None
     kinds.append(_COUNT)
     if result.checks is None:
         values.append(bytes(4 * rows))

@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import os
 import pathlib
+from mmap import PAGESIZE
 
 import lmdb
 import lmdb.verify
@@ -166,7 +167,7 @@ def _open_synced(
 def _open_checked(directory: pathlib.Path, limit_bytes: int, owner: int, floor: int) -> Store:
     aside = sum(path.stat().st_size for path in directory.glob("data.mdb.bad-*"))
     pack_size = pack_bytes(directory, limit_bytes)
-    map_bytes = (limit_bytes - OVERHEAD_BYTES - pack_size - aside) // 4096 * 4096
+    map_bytes = (limit_bytes - OVERHEAD_BYTES - pack_size - aside) // PAGESIZE * PAGESIZE
     env = _open_env(directory, map_bytes)
     if env.info()["map_size"] > map_bytes:  # LMDB keeps a larger map where data lies beyond it
         _shrink(directory, env, map_bytes)

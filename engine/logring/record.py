@@ -20,14 +20,16 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from engine.errors import EngineError
 from engine.logring.columns import Kind, raw_columns, row_bytes
 from engine.logring.context import OWN_COLUMNS, LogContext, list_depth, numpy_type, without
 from engine.logring.header import HEADER, PACKED_BYTES, PackedRows, Record
-from engine.logring.repeats import RowPattern
+from engine.logring.repeats import RowPattern, TablePattern
 
 if TYPE_CHECKING:
     from typing import Any
 
+    from engine.logring.counters import Counters
     from engine.values import InferResult
 
 __all__ = ["MAX_COLUMN_BYTES", "LogEncoder"]
@@ -35,6 +37,8 @@ __all__ = ["MAX_COLUMN_BYTES", "LogEncoder"]
 MAX_COLUMN_BYTES = 1 << 20
 
 _KNOWN_CONTEXTS = 256
+_RECORD_BYTES = 2 << 20  # larger answers are split; measured best from 1 row to 10,000 and mixed
+_SLACK_BYTES = 64  # of LMDB's own in the pages of a value
 
 
 class LogEncoder:
@@ -57,6 +61,36 @@ class LogEncoder:
         self._last: tuple[Any, ...] = (None, None)  # key, its context, and who has the ids
         self._known: dict[object, tuple[LogContext, object, object]] = {}
         self.pattern: RowPattern | None = None
+        self._table: TablePattern | None = None
+
+    def encode_all(
+        self, results: Sequence[InferResult], largest_bytes: int, counters: Counters
+    ) -> list[Record | PackedRows]:
+        """Split answers into records; those that cannot be kept are counted and left out.
+
+        Args:
+            results: the answers; their arrays must not change until the records are stored.
+            largest_bytes: a record with more is not kept.
+            counters: counts rows that cannot be kept.
+
+        Returns:
+            Records in the order of the answers.
+        """
+        max_bytes = min(_RECORD_BYTES, largest_bytes) - _SLACK_BYTES
+        records: list[Record | PackedRows] = []
+        for result in results:
+            try:
+                of_one = self.encode(result, max_bytes)
+            except (EngineError, ValueError, TypeError, OverflowError) as error:
+                # an answer that has no form as records, e.g. an output that is not one value a row
+                counters.not_kept(result.frame.rows, "no_record_form", error)
+                continue
+            too_large = sum([record.rows for record in of_one if record.size > largest_bytes])
+            if too_large:
+                counters.not_kept(too_large, "too_large")
+                of_one = [record for record in of_one if record.size <= largest_bytes]
+            records += of_one
+        return records
 
     def encode(self, result: InferResult, max_bytes: int) -> list[Record | PackedRows]:
         """Split one answer into records.
@@ -73,10 +107,16 @@ class LogEncoder:
             return [like_it]
         if not result.frame.rows:
             return []
+        table = self._table
+        if table is not None and (columns := table.values(result)) is not None:
+            return _split_raw(table.context, result, columns, max_bytes)
         raw = raw_columns(result)
         if raw is not None:
             kinds, values = raw
+            shapes = result.frame.row_shapes
             key = (id(result.model), id(result.pipeline), result.partition, *kinds)
+            if shapes:  # the schema names them
+                key += (*shapes.items(),)
             last_key, context, *_ = self._last
             if key != last_key:  # most requests are like the one before them
                 known = self._known.get(key)
@@ -89,6 +129,8 @@ class LogEncoder:
                     values = [value for kind, value in kept if row_bytes(kind) <= limit]
                 elif result.frame.rows == 1:
                     self.pattern = RowPattern.of(result, context) or pattern
+                else:
+                    self._table = TablePattern.of(result, context) or table
                 return _split_raw(context, result, values, max_bytes)
         return self._encode_arrow(result, max_bytes)
 

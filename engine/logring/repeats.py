@@ -1,8 +1,11 @@
-"""One-row JSON answers that are like the one before them: what most requests to an edge are.
+"""Answers that are like the one before them, rows of JSON or tables: what most requests are.
 
 Rules that hold here:
 - A pattern makes the very bytes that the long way makes, or none: it compares everything that a
   row's layout and context depend on, and looks at nothing else.
+- Few functions and objects are touched: between two requests the model has run, and code that the
+  processor's caches have lost takes ten times as long (encoding a table: 12 us in a loop, 100 in an
+  engine; by its pattern 3 and 20).
 """
 
 from __future__ import annotations
@@ -18,9 +21,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from engine.logring.context import LogContext
-    from engine.values import InferResult
+    from engine.values import Array, InferResult
 
-__all__ = ["RowPattern"]
+__all__ = ["RowPattern", "TablePattern"]
 
 
 class RowPattern:
@@ -115,3 +118,79 @@ class RowPattern:
                 return None
             values.append(array.tobytes())
         return values
+
+
+class TablePattern:
+    """What answers to tables of one kind have in common: dense tensors in, arrays out, no checks.
+
+    Attributes:
+        context: of all of them.
+    """
+
+    __slots__ = ("_inputs", "_like", "_no_anomaly", "_outputs", "context")
+
+    def __init__(self, result: InferResult, context: LogContext) -> None:
+        """Take the pattern of an answer; ``of`` says for which ones there is one."""
+        self.context = context
+        self._like = result.model, result.pipeline, result.partition, result.frame.row_shapes
+        self._no_anomaly = b""
+        dense = result.frame.dense or {}
+        self._inputs = [(name, a.dtype, a.shape[1:]) for name, a in sorted(dense.items())]
+        self._outputs = [
+            (output.name, output.values.dtype, output.values.shape[1:]) for output in result.outputs
+        ]
+
+    @classmethod
+    def of(cls, result: InferResult, context: LogContext) -> TablePattern | None:
+        """The pattern of an answer whose columns the context holds as they are, if it has one."""
+        pattern = cls(result, context)
+        return None if pattern.values(result) is None else pattern
+
+    def values(self, result: InferResult) -> list[bytes | memoryview] | None:
+        """An answer's columns like ``raw_columns``; None where the answer is another kind."""
+        model, pipeline, partition, row_shapes = self._like
+        frame, outputs = result.frame, result.outputs
+        dense = frame.dense
+        if (
+            dense is None
+            or result.model is not model
+            or result.pipeline is not pipeline
+            or result.partition != partition
+            or result.checks is not None
+            or result.shadows
+            or result.row_models is not None
+            or frame.row_shapes != row_shapes
+            or not len(dense) == len(frame.columns) == len(self._inputs)
+            or len(outputs) != len(self._outputs)
+        ):
+            return None
+        rows = frame.rows
+        values: list[bytes | memoryview] = []
+        for name, dtype, shape in self._inputs:
+            array = dense.get(name)
+            if array is None or array.dtype is not dtype or array.shape != (rows, *shape):
+                return None
+            values.append(_raw(array))
+        for output, (name, dtype, shape) in zip(outputs, self._outputs, strict=True):
+            array = output.values
+            if (
+                output.name != name
+                or array.dtype is not dtype
+                or array.shape != (rows, *shape)
+                or not output.per_row
+                or dtype.kind not in "biuf"
+            ):
+                return None
+            values.append(_raw(array))
+        no_anomaly = self._no_anomaly
+        if len(no_anomaly) != 4 * rows:
+            no_anomaly = self._no_anomaly = bytes(4 * rows)
+        values.append(no_anomaly)
+        return values
+
+
+def _raw(array: Array) -> bytes | memoryview:
+    """An array's bytes, row by row: a view, which takes no longer than a small copy."""
+    if array.size and array.flags.c_contiguous:  # nothing cannot be cast
+        return array.data.cast("B")
+    return array.tobytes()

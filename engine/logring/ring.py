@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import lmdb
 import pyarrow as pa
 
-from engine.errors import EngineError, NotReadyError
+from engine.errors import NotReadyError
 from engine.logring.counters import Counters, RingStats, snapshot
 from engine.logring.failures import FAILURE_SCHEMA, Failure, FailureLog, read_failures
 from engine.logring.files import StoreUnavailableError
@@ -41,8 +41,6 @@ __all__ = ["LogRing"]
 
 log = logging.getLogger("sagitta")
 
-_RECORD_BYTES = 2 << 20  # larger answers are split; measured best from 1 row to 10,000 and mixed
-_SLACK_BYTES = 64  # of LMDB's own in the pages of a value
 _CLOSED = "closed"
 
 
@@ -130,21 +128,7 @@ class LogRing:
         if writer is None:
             self._counters.not_kept(_rows_of(results), self._closed or _CLOSED)
             return []
-        largest = writer.largest_record_bytes
-        records: list[Record | PackedRows] = []
-        for result in results:
-            try:
-                of_one = self._encoder.encode(result, min(_RECORD_BYTES, largest) - _SLACK_BYTES)
-            except (EngineError, ValueError, TypeError, OverflowError) as error:
-                # an answer that has no form as records, e.g. an output that is not one value a row
-                self._counters.not_kept(result.frame.rows, "no_record_form", error)
-                continue
-            too_large = sum([record.rows for record in of_one if record.size > largest])
-            if too_large:
-                self._counters.not_kept(too_large, "too_large")
-                of_one = [record for record in of_one if record.size <= largest]
-            records += of_one
-        return records
+        return self._encoder.encode_all(results, writer.largest_record_bytes, self._counters)
 
     def _append(self, records: Sequence[Record | PackedRows]) -> int:
         writer, rows = self._writer, sum([record.rows for record in records])

@@ -29,8 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["SyncedState", "forget", "restore"]
 
 _NAME = "synced.meta"
-_PAGE_BYTES = 4096
 _PAGE_NUMBER = struct.Struct("<Q")  # a page begins with its number
+_PAGE_BYTES = struct.Struct("<I")  # as the machine has them where the file was made
+_PAGE_BYTES_PLACE = 40  # in a meta page: behind its head, and what the map is
 _TXN_ID = struct.Struct("<Q")
 _TXN_ID_PLACE = 144  # in a meta page: behind its head, the map's size and the two roots
 
@@ -42,6 +43,7 @@ class SyncedState:
         """Hold nothing yet."""
         self._directory = directory
         self._env = env
+        self._page_bytes: int = env.stat()["psize"]
         self._lock = threading.Lock()
         self._held: lmdb.Transaction[bytes] | None = None
         self._next: lmdb.Transaction[bytes] | None = None
@@ -69,9 +71,11 @@ class SyncedState:
 
     def _meta_page(self, number: int) -> bytes | None:
         with (self._directory / "data.mdb").open("rb") as file:
-            file.seek(number % 2 * _PAGE_BYTES)
-            page = file.read(_PAGE_BYTES)
-        is_it = len(page) == _PAGE_BYTES and _TXN_ID.unpack_from(page, _TXN_ID_PLACE)[0] == number
+            file.seek(number % 2 * self._page_bytes)
+            page = file.read(self._page_bytes)
+        is_it = (
+            len(page) == self._page_bytes and _TXN_ID.unpack_from(page, _TXN_ID_PLACE)[0] == number
+        )
         return page if is_it else None
 
     def complete(self, page: bytes | None) -> None:
@@ -133,7 +137,10 @@ def restore(directory: pathlib.Path) -> bool:
     except FileNotFoundError:
         return False
     page = kept[4:]
-    if len(page) != _PAGE_BYTES or zlib.crc32(page).to_bytes(4, "little") != kept[:4]:
+    if zlib.crc32(page).to_bytes(4, "little") != kept[:4] or len(page) < _TXN_ID_PLACE + 8:
+        return False
+    (page_bytes,) = _PAGE_BYTES.unpack_from(page, _PAGE_BYTES_PLACE)
+    if len(page) != page_bytes:
         return False
     (newest,) = _TXN_ID.unpack_from(page, _TXN_ID_PLACE)
     with (directory / "data.mdb").open("r+b") as file:
@@ -141,7 +148,7 @@ def restore(directory: pathlib.Path) -> bool:
             meta = bytearray(page)
             _PAGE_NUMBER.pack_into(meta, 0, txn_id % 2)
             _TXN_ID.pack_into(meta, _TXN_ID_PLACE, txn_id)
-            file.seek(txn_id % 2 * _PAGE_BYTES)
+            file.seek(txn_id % 2 * page_bytes)
             file.write(meta)
         file.flush()
         os.fsync(file.fileno())

@@ -35,6 +35,7 @@ _RECORD_SHARE = 16  # no record takes more than this part of the map
 _PORTION_SHARE = 8  # no transaction writes more than this part of the map
 _MAP_FULL_TRIES = 6
 _AHEAD_PAGES = 64  # evict a little ahead, so that most appends need not evict at all
+_AHEAD_SHARE = 16  # but no more than this part of the ring
 _NODE_BYTES = 24  # what LMDB adds to a small value: key, node and slot
 _GROWING_BYTES = 16 << 10  # a pack with as many is not written again when rows are added
 _UPLOADED_TO = b"uploaded_to"
@@ -247,7 +248,7 @@ class RowWriter:
     def _evict(self, txn: Txn, need: int) -> tuple[int, int]:
         """Measure, and evict until there is room and a little more: live pages, first row."""
         store = self.store
-        ahead = min(max(_AHEAD_PAGES, 4 * need), self._budget_pages // 64)
+        ahead = min(max(_AHEAD_PAGES, 8 * need), self._budget_pages // _AHEAD_SHARE)
         while True:
             live = pages(txn) + self._contexts.pages + need
             excess = live - self._budget_pages

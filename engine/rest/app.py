@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from engine.batching.line import Line
     from engine.request import InferRequest
-    from engine.rest.exchange import Service
+    from engine.rest.service import Service
 
     Endpoint = Callable[[Request], Awaitable[Response]]
 
@@ -94,7 +94,10 @@ def rest_app(service: Service, partition: str) -> ASGIApp:
         routes=routes,
         exception_handlers={
             EngineError: _engine_error,
-            HTTPException: _http_exception,
+            HTTPException: _teller(
+                "POST /infer, POST /pipelines/{name}, GET /pipelines, GET /models, POST /logs, "
+                "GET /healthz, GET /livez"
+            ),
             ClientDisconnect: _gone,
             Exception: _engine_error,
         },
@@ -112,7 +115,7 @@ def metrics_app(service: Service, line: Line[InferRequest], deploy_id: str) -> A
 
     return Starlette(
         routes=[Route("/metrics", metrics, methods=["GET"])],
-        exception_handlers={HTTPException: _http_exception, Exception: _engine_error},
+        exception_handlers={HTTPException: _teller("GET /metrics"), Exception: _engine_error},
     )
 
 
@@ -146,19 +149,20 @@ async def _engine_error(_request: Request, error: Exception) -> Response:
     return _response(error)
 
 
-async def _http_exception(request: Request, error: Exception) -> Response:
-    """Starlette's own 404 and 405 in the engine's words."""
-    status = error.status_code if isinstance(error, HTTPException) else 500
-    headers = error.headers if isinstance(error, HTTPException) else None
-    text = f"{request.method} is not allowed on {request.url.path[:200]}"
-    if status == 404:
-        text = (
-            f"nothing is served at {request.url.path[:200]}: there are POST /infer, POST "
-            "/pipelines/{name}, GET /pipelines, GET /models, POST /logs, GET /healthz, GET /livez"
+def _teller(served: str) -> Callable[[Request, Exception], Awaitable[Response]]:
+    """Starlette's own 404 and 405 in the engine's words, for a listener that serves these."""
+
+    async def tell(request: Request, error: Exception) -> Response:
+        status = error.status_code if isinstance(error, HTTPException) else 500
+        headers = error.headers if isinstance(error, HTTPException) else None
+        text = f"{request.method} is not allowed on {request.url.path[:200]}"
+        if status == 404:
+            text = f"nothing is served at {request.url.path[:200]}: there are {served}"
+        return Response(
+            error_body(status, text), status, headers=headers, media_type="application/json"
         )
-    return Response(
-        error_body(status, text), status, headers=headers, media_type="application/json"
-    )
+
+    return tell
 
 
 def _response(error: Exception) -> Response:

@@ -20,19 +20,19 @@ import time
 from typing import TYPE_CHECKING
 
 from engine.codecs.number_records import read_number_row
-from engine.rest.exchange import write_answer
 from engine.rest.inference import is_arrow
 from engine.rest.media import BodyKind
-from engine.values import Frame
+from engine.rest.service import write_answer
+from engine.values import BoundRows, Frame
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Final
 
     from engine.logring import LogRing
-    from engine.rest.exchange import Service
     from engine.rest.inference import CallHead
     from engine.rest.media import Reply
+    from engine.rest.service import Service
     from engine.running import RunningPipeline
     from engine.values import Array
 
@@ -43,13 +43,23 @@ FEW_CONNECTIONS: Final = 4  # beyond, replies that leave together save more than
 WORTH_SHARING_NS: Final = 15_000  # a run of one row
 
 
-def answer_at_once(service: Service, head: CallHead, body: bytes, connections: int) -> Reply | None:
+def answer_at_once(
+    service: Service,
+    head: CallHead,
+    data: bytearray,
+    start: int,
+    stop: int,
+    *,
+    connections: int,
+) -> Reply | None:
     """Answer a request here and now.
 
     Args:
         service: what every connection shares.
         head: what its head says.
-        body: its whole body.
+        data: holds its body; nothing of it is used after the return.
+        start: the body's first byte, at an address that Arrow's numbers may have.
+        stop: the one after its last.
         connections: how many there are that could send a request.
 
     Returns:
@@ -57,12 +67,17 @@ def answer_at_once(service: Service, head: CallHead, body: bytes, connections: i
     """
     plane = service.plane
     pipeline = plane.current
-    if pipeline is None:
-        return None
-    if connections > 1 and _is_worth_sharing(pipeline, connections, plane.log):
+    if (
+        pipeline is None
+        or stop - start > service.max_body_bytes
+        or head.pipeline_name not in {None, pipeline.identity.id}
+        or (connections > 1 and _is_worth_sharing(pipeline, connections, plane.log))
+    ):
         return None
     started_ns = time.monotonic_ns()
-    given = _read(service, pipeline, head, body)
+    is_json = head.body_kind is BodyKind.JSON or not is_arrow(head, data, start)
+    read = _read_row if is_json else _read_table
+    given = read(service, pipeline, data, start, stop)
     if given is None:
         return None
     frame, feeds = given
@@ -70,8 +85,8 @@ def answer_at_once(service: Service, head: CallHead, body: bytes, connections: i
         return None
     try:
         parse_ns = time.monotonic_ns() - started_ns
-        if feeds is None:
-            result = pipeline.infer_row(frame, parse_ns)
+        if isinstance(feeds, BoundRows):
+            result = pipeline.infer_bound(feeds, frame, parse_ns)
         else:
             result = pipeline.infer_one(frame, feeds, parse_ns)
     except Exception:  # noqa: BLE001 - whatever it is, it will be again, and be told
@@ -97,33 +112,32 @@ def _is_worth_sharing(pipeline: RunningPipeline, connections: int, log: LogRing 
     )
 
 
-def _read(
-    service: Service, pipeline: RunningPipeline, head: CallHead, body: bytes
-) -> tuple[Frame, Sequence[Array] | None] | None:
-    """A request's rows, and its tensors unless they stand in the pipeline's ``row``."""
-    name, row = head.pipeline_name, pipeline.row
-    if len(body) > service.max_body_bytes or (name is not None and name != pipeline.identity.id):
+def _read_row(
+    _service: Service, pipeline: RunningPipeline, data: bytearray, start: int, stop: int
+) -> tuple[Frame, Sequence[Array] | BoundRows] | None:
+    """A row of numbers as JSON, and the memory in which they stand."""
+    row = pipeline.row
+    if row is None or stop - start > MAX_JSON_BYTES:
         return None
-    if head.body_kind is BodyKind.JSON or not is_arrow(head, body):
-        if row is None or len(body) > MAX_JSON_BYTES:
-            return None
-        columns = read_number_row(body, row.name, row.values)
-        return None if columns is None else (Frame(1, columns, has_literals=False), None)
-    return _read_table(service, pipeline, body)
+    columns = read_number_row(data[start:stop], row.name, row.values)
+    return None if columns is None else (Frame(1, columns, has_literals=False), row)
 
 
 def _read_table(
-    service: Service, pipeline: RunningPipeline, body: bytes
-) -> tuple[Frame, Sequence[Array] | None] | None:
-    frame = service.tables.read_known(body)
-    if frame is None or not pipeline.has_one_model:
+    service: Service, pipeline: RunningPipeline, data: bytearray, start: int, stop: int
+) -> tuple[Frame, Sequence[Array] | BoundRows] | None:
+    """The rows of an Arrow table, and their tensors or the memory in which they stand."""
+    if not pipeline.has_one_model:
+        return None
+    frame = service.tables.read_known(data, start, stop)
+    if frame is None:
         return None
     try:
         feeds, _ = pipeline.feeds(frame)
     except Exception:  # noqa: BLE001 - whatever it is, the usual way tells it
         return None
-    row = pipeline.row
-    if frame.rows > 1 or row is None:
+    bound = pipeline.bound_rows(frame.rows)
+    if bound is None:
         return frame, feeds
-    row.tensor[...] = feeds[0]
-    return frame, None
+    bound.tensor[...] = feeds[0]
+    return frame, bound

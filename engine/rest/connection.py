@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 import httptools
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from engine.refusal import error_body
 from engine.rest.flow import Flow
@@ -176,6 +176,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self.flow.watch()  # closing waits until the replies are read
             self.transport.close()
 
+    def write_reply(self, reply: Reply, *, keep_alive: bool, is_refusal: bool = False) -> None:
+        """Send a whole reply; what follows a refusal is done by ``_send_refusal``."""
+        raise NotImplementedError
+
     def send_400_response(self, msg: str) -> None:
         """Answer what is not HTTP, in the engine's own words and shape."""
         self._refuse(plain_reply(400, msg))
@@ -207,10 +211,18 @@ class LimitedProtocol(HttpToolsProtocol):
             for field in self.headers
             if field[0] not in {b"upgrade", b"connection", b"http2-settings"}
         ]
-        line = b"%b %b HTTP/1.1\r\n" % (self.parser.get_method(), self.url)
-        self.parser = httptools.HttpRequestParser(self)
-        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        if any(_closes(value) for name, value in self.headers if name == b"connection"):
+            fields.append(b"connection: close\r\n")
+        version = self.parser.get_http_version().encode()
+        line = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, version)
+        self.parser = self.new_parser()
         self.data_received(b"%b%b\r\n%b" % (line, b"".join(fields), rest))
+
+    def new_parser(self) -> httptools.HttpRequestParser:
+        """A parser that expects a request."""
+        parser = httptools.HttpRequestParser(self)
+        parser.set_dangerous_leniencies(lenient_data_after_close=True)  # as uvicorn does
+        return parser
 
     def _close_after_reply(self) -> None:
         if self.cycle is None or self.cycle.response_complete:
@@ -250,16 +262,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _send_refusal(self, reply: Reply) -> None:
         """Send the connection's last reply, then read past what still comes for a short while."""
         self._refusal = None
-        fields = b"".join(
-            b"%b: %b\r\n" % field for field in (*self.server_state.default_headers, *reply.headers)
-        )
-        head = b"%b%bcontent-type: %b\r\ncontent-length: %d\r\nconnection: close\r\n\r\n" % (
-            STATUS_LINE[reply.status],
-            fields,
-            reply.content_type,
-            len(reply.body),
-        )
-        self.transport.write(head + bytes(reply.body))
+        self.write_reply(reply, keep_alive=False, is_refusal=True)
         if self.transport.can_write_eof():
             self.transport.write_eof()
             self._set_deadline(LINGER_S, IDLE)
@@ -279,6 +282,11 @@ def sweep(connections: Any) -> None:  # noqa: ANN401 - uvicorn's set of any prot
 def plain_reply(status: int, text: str) -> Reply:
     """An error of HTTP itself in the documented shape."""
     return Reply(status, JSON_TYPE, error_body(status, text))
+
+
+def _closes(connection: bytes) -> bool:
+    """Whether the value of a Connection header asks for the end of it after the reply."""
+    return b"close" in {token.strip() for token in connection.lower().split(b",")}
 
 
 def _head_too_large() -> Reply:

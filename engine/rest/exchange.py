@@ -8,70 +8,38 @@ Rules that hold here:
   too when it is expected to be quick and a run slot is free (``turn``). Everything else goes into
   the line, and whoever runs it there decodes what is not decoded yet, runs and encodes.
 - An exception never leaves an exchange: whatever happens becomes a reply.
-- A body that came in one piece is not copied; any other grows as it comes. What a head announces
-  takes no memory.
+- A body that came in one piece is not copied again; a large one arrives in memory that grows as it
+  comes, or was left by another. What a head announces takes no memory.
 - The bytes of all bodies that are held, arriving or waiting, have one bound: many slow uploads
   cannot take all memory. They are given back exactly once, when the exchange ends in any way.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from typing import TYPE_CHECKING
 
-from engine.codecs.known_tables import KnownTables
 from engine.errors import DeadlineExceededError, EngineError, InternalError
 from engine.request import InferRequest
 from engine.rest.budget import too_large
-from engine.rest.errors import error_reply
-from engine.rest.inference import is_arrow, read_body, write_result
+from engine.rest.inference import is_arrow, read_body
+from engine.rest.service import refuse, write_answer
 from engine.values import InferResult
 
 if TYPE_CHECKING:
     import asyncio
     from typing import Final
 
-    from engine.dataplane import DataPlane
-    from engine.metrics import Metrics
-    from engine.rest.budget import BodyBudget
     from engine.rest.inference import CallHead
     from engine.rest.media import Reply
     from engine.rest.protocol import EngineProtocol
-    from engine.tokens import TokenFile
-    from engine.turn import Turn
+    from engine.rest.service import Service
     from engine.values import Frame
 
-__all__ = ["Exchange", "Service", "write_answer"]
+__all__ = ["Exchange"]
 
 INLINE_JSON_BYTES: Final = 1 << 20  # decoded on the event loop: some 3 ms
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Service:
-    """What every connection shares.
-
-    Attributes:
-        plane: answers the requests.
-        turn: runs them.
-        metrics: counts them.
-        budget: bounds the bodies that are held.
-        max_body_bytes: largest accepted body.
-        request_timeout_s: after this long a request that still waits is answered with 504.
-        records_by_default: whether ``/infer`` answers records without being asked.
-        tables: the layouts of the Arrow bodies that came.
-        tokens: accepted bearer tokens, or None where everybody is welcome.
-    """
-
-    plane: DataPlane
-    turn: Turn
-    metrics: Metrics
-    budget: BodyBudget
-    max_body_bytes: int
-    request_timeout_s: float
-    records_by_default: bool
-    tables: KnownTables = dataclasses.field(default_factory=KnownTables)
-    tokens: TokenFile | None = None
+MUCH_BYTES: Final = 1 << 16  # less than that is parsed with what came before
 
 
 class _NoEvent:
@@ -101,6 +69,7 @@ class Exchange(InferRequest):
     _error: EngineError | None = None
     _body: bytes | bytearray = b""
     _filled = 0
+    _announced = 0
     _held_bytes = 0
     _timer: asyncio.TimerHandle | None = None
     _is_turn = False
@@ -117,9 +86,15 @@ class Exchange(InferRequest):
         self._service = service
         self.keep_alive = keep_alive
 
-    def accept(self, head: CallHead) -> None:
-        """The head is fine: answer once the body is whole."""
+    def accept(self, head: CallHead, length: int) -> None:
+        """The head is fine: answer once the body is whole.
+
+        Args:
+            head: what it says.
+            length: of the body, where the head says so, else 0.
+        """
         self._head = head
+        self._announced = length
 
     def reject(self, error: EngineError) -> None:
         """The request is refused already; its body is read past and dropped."""
@@ -148,6 +123,43 @@ class Exchange(InferRequest):
         if isinstance(self._body, bytes):
             self._body = bytearray(self._body)
         self._body += chunk
+
+    @property
+    def expects_much(self) -> bool:
+        """Whether there is so much to come that ``room`` should be asked where to put it."""
+        return self._announced - self._filled >= MUCH_BYTES and self._error is None
+
+    @property
+    def is_full(self) -> bool:
+        """Whether as much is here as was announced."""
+        return self._filled == self._announced
+
+    def room(self) -> memoryview:
+        """Where the next bytes of the body are to be put, of which ``take`` is to be told.
+
+        It is no more than twice what has come: what is announced takes no memory.
+        """
+        body, filled = self._body, self._filled
+        if isinstance(body, bytes):
+            whole = self._service.budget.lend(self._announced)
+            if whole is None:
+                whole = bytearray(min(self._announced, max(2 * filled, MUCH_BYTES)))
+            whole[:filled] = body
+            body = self._body = whole
+        elif len(body) == filled:
+            body *= 2
+            del body[self._announced :]
+        return memoryview(body)[filled:]
+
+    def take(self, size_bytes: int) -> None:
+        """Count bytes that were put where ``room`` said.
+
+        Raises:
+            OverloadedError: too much is held already; nothing more may be read.
+        """
+        self._service.budget.take(size_bytes)
+        self._held_bytes += size_bytes
+        self._filled += size_bytes
 
     def complete(self) -> None:
         """The body is whole."""
@@ -193,7 +205,7 @@ class Exchange(InferRequest):
     def _begin(self) -> None:
         service, protocol = self._service, self._protocol
         if self._error is not None:
-            self._finish(_refuse(service, self._error))
+            self._finish(refuse(service, self._error))
             return
         self.started_ns = time.monotonic_ns()
         try:
@@ -206,7 +218,7 @@ class Exchange(InferRequest):
             else:
                 self.rows = max(body.count(b"{"), 1)  # at most: one for each object
         except Exception as error:  # noqa: BLE001 - a caller is never left waiting, bugs included
-            self._finish(_refuse(service, error))
+            self._finish(refuse(service, error))
             return
         service.turn.add(self, protocol.loop, is_alone=len(protocol.connections) == 1)
 
@@ -228,7 +240,7 @@ class Exchange(InferRequest):
             "the engine is busy, or the request is too large for that time"
         )
         self.is_abandoned = True  # counted as late, and as nothing else
-        self._finish(_refuse(self._service, DeadlineExceededError(text)))
+        self._finish(refuse(self._service, DeadlineExceededError(text)))
 
     def _finish(self, reply: Reply) -> None:
         if self._timer is not None:
@@ -241,9 +253,13 @@ class Exchange(InferRequest):
             self._protocol.write_reply(reply, keep_alive=self.keep_alive)
 
     def _release(self) -> None:
-        self._service.budget.give_back(self._held_bytes)
+        budget, body = self._service.budget, self._body
+        budget.give_back(self._held_bytes)
         self._held_bytes = 0
         self._body = b""
+        if isinstance(body, bytearray):
+            # not at once: the transport holds the memory until its last bytes are taken
+            self._protocol.loop.call_soon(budget.keep, [body])
 
 
 def _write_outcome(service: Service, head: CallHead, request: InferRequest) -> Reply:
@@ -251,36 +267,5 @@ def _write_outcome(service: Service, head: CallHead, request: InferRequest) -> R
     outcome, request.outcome = request.outcome, None
     request.frame = request.feeds = None
     if not isinstance(outcome, InferResult):
-        return _refuse(service, outcome or InternalError("no outcome"))
+        return refuse(service, outcome or InternalError("no outcome"))
     return write_answer(service, head, outcome, request.started_ns, request.queue_ns)
-
-
-def write_answer(
-    service: Service, head: CallHead, result: InferResult, started_ns: int, queue_ns: int = 0
-) -> Reply:
-    """Encode an answer and count it; where it cannot be written, the reply says so.
-
-    Args:
-        service: what every connection shares.
-        head: what the request's head says.
-        result: its answer.
-        started_ns: monotonic time of its arrival.
-        queue_ns: how long it waited for a slot.
-
-    Returns:
-        The reply.
-    """
-    try:
-        reply = write_result(head, result, service.records_by_default)
-    except Exception as error:  # noqa: BLE001 - every failure is answered, bugs included
-        return _refuse(service, error)
-    run_ns = sum(result.elapsed_ns[1:])
-    service.metrics.record(result.frame.rows, time.monotonic_ns() - started_ns, queue_ns, run_ns)
-    return reply
-
-
-def _refuse(service: Service, error: Exception) -> Reply:
-    """The reply to a request that cannot be answered, counted."""
-    code = error.code if isinstance(error, EngineError) else "internal"
-    service.metrics.record_error(code)
-    return error_reply(error)

@@ -102,10 +102,12 @@ def _read_head(
     return CallHead(pipeline_name, body_kind(content_type), reply_kind(accept), dataset)
 
 
-def is_arrow(head: CallHead, body: bytes | bytearray) -> bool:
-    """Whether a body is Arrow data, by its head or, where that says nothing, its first bytes."""
+def is_arrow(head: CallHead, data: bytes | bytearray, start: int = 0) -> bool:
+    """Whether the body from ``start`` on is Arrow data, by its head or else its first bytes."""
     kind = head.body_kind
-    return kind is BodyKind.ARROW or (kind is BodyKind.SNIFF and body.startswith(ARROW_STARTS))
+    return kind is BodyKind.ARROW or (
+        kind is BodyKind.SNIFF and data.startswith(ARROW_STARTS, start)
+    )
 
 
 def read_body(

@@ -63,22 +63,31 @@ class KnownHead:
         start += data[start:size].startswith(b" ")
         end = data.find(b"\r", start, size)
         known = cls(data[:start], data[end:size], call, authorization)
-        return None if known.body_of(data) is None else known
+        return known if known.find_body(data, 0, len(data)) else None
 
-    def body_of(self, data: bytes) -> bytes | None:
-        """The body, where ``data`` is one whole request with this head; else None."""
-        if len(data) == self._last_size and data.startswith(self._last):
-            return data[len(self._last) :]
+    def find_body(self, data: bytes | bytearray, start: int, stop: int) -> int:
+        """Where the body begins, where one whole request with this head lies there; else 0.
+
+        Args:
+            data: the request from ``start`` to ``stop``; what follows is not looked at.
+            start: its first byte.
+            stop: the one after its last.
+
+        Returns:
+            The body's first byte; it ends where the request does.
+        """
+        if stop - start == self._last_size and data.startswith(self._last, start):
+            return start + len(self._last)
         before, after = self._before, self._after
-        if not data.startswith(before):
-            return None
-        start = len(before)
-        end = data.find(b"\r", start, start + MAX_DIGITS + 1)
-        digits = data[start:end]
-        if not digits.isdigit() or not data.startswith(after, end):
-            return None
-        size = end + len(after)
-        if len(data) - size != int(digits):
-            return None
-        self._last, self._last_size = data[:size], len(data)
-        return data[size:]
+        if not data.startswith(before, start, stop):
+            return 0
+        first = start + len(before)
+        end = data.find(b"\r", first, min(first + MAX_DIGITS + 1, stop))
+        digits = data[first:end] if end > 0 else b""
+        if not digits.isdigit() or not data.startswith(after, end, stop):
+            return 0
+        body_start = end + len(after)
+        if stop - body_start != int(digits):
+            return 0
+        self._last, self._last_size = bytes(data[start:body_start]), stop - start
+        return body_start

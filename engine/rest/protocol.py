@@ -21,14 +21,15 @@ from engine.rest.errors import error_reply
 from engine.rest.exchange import Exchange
 from engine.rest.inference import read_head
 from engine.rest.known_head import KnownHead
+from engine.rest.receiver import ALIGNMENT, Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any, Final
 
-    from engine.rest.exchange import Service
     from engine.rest.inference import CallHead
     from engine.rest.media import Reply
+    from engine.rest.service import Service
 
 __all__ = ["EngineProtocol"]
 
@@ -50,8 +51,15 @@ class EngineProtocol(LimitedProtocol):
         self._other_bytes = 0  # of the body of any other
         self._lesson: tuple[CallHead, bytes] | None = None  # of a head that is worth knowing
         self._known: KnownHead | None = None
+        self._start, self._room = self.service.inbox.room(0)
+        self._filling: Exchange | None = None  # whose body the next bytes belong to, and no other
         self._common: list[tuple[bytes, bytes]] = []  # headers of every reply, and their lines
         self._common_fields = b""
+
+    def connection_made(self, transport: Any) -> None:  # noqa: ANN401 - uvicorn's own
+        """A client has come."""
+        super().connection_made(transport)
+        transport.set_protocol(Receiver(self))
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone: what was held for it is given back."""
@@ -60,14 +68,38 @@ class EngineProtocol(LimitedProtocol):
                 cycle.abandon()
         super().connection_lost(exc)
 
-    def data_received(self, data: bytes) -> None:
-        """Take a request whose head is known, or parse what arrived."""
-        was_between = self.is_between and not self.is_lingering
-        if was_between and self._known is not None and self._take_known(self._known, data):
+    def get_buffer(self, _size_hint: int) -> memoryview:
+        """Where the next bytes are to arrive."""
+        return self._room if self._filling is None else self._filling.room()
+
+    def buffer_updated(self, size: int) -> None:
+        """Bytes have arrived: take a request whose head is known, or parse them."""
+        if self._filling is not None:
+            self._fill(self._filling, size)
             return
-        super().data_received(data)
-        if was_between and self.is_between and self._lesson is not None:
+        room, is_whole = self._room, self.is_between and not self.is_lingering
+        if is_whole and self._known is not None and self._take_known(self._known, size):
+            return
+        data = bytes(room[:size])
+        self.data_received(data)
+        if is_whole and self.is_between and self._lesson is not None:
             self._known = KnownHead.learn(data, *self._lesson)
+        elif self._exchange is not None and self._exchange.expects_much:
+            self._filling = self._exchange
+
+    def _fill(self, exchange: Exchange, size: int) -> None:
+        """Take bytes that arrived where the body has them, past the parser."""
+        try:
+            if not self.is_lingering:
+                exchange.take(size)
+        except EngineError as error:
+            self._refuse(self._count(error))
+        if self.is_lingering:
+            self._filling = None
+        elif exchange.is_full:
+            self._filling = None
+            self.parser = self.new_parser()  # the other one still waits for this body
+            self.on_message_complete()
 
     def on_message_begin(self) -> None:
         """A new request."""
@@ -110,7 +142,7 @@ class EngineProtocol(LimitedProtocol):
         else:
             self._exchange.complete()
 
-    def write_reply(self, reply: Reply, *, keep_alive: bool) -> None:
+    def write_reply(self, reply: Reply, *, keep_alive: bool, is_refusal: bool = False) -> None:
         """Send a whole reply and let the connection's next request begin."""
         keep_alive = keep_alive and not self.service.plane.is_draining
         body = reply.body
@@ -132,6 +164,8 @@ class EngineProtocol(LimitedProtocol):
         else:
             self.transport.write(head)
             self.transport.write(body)
+        if is_refusal:
+            return
         if not keep_alive:
             self.transport.close()
         self.on_response_complete()
@@ -171,7 +205,7 @@ class EngineProtocol(LimitedProtocol):
                 self.stop(self._count(too_large(self.service.max_body_bytes)))
             query = self.url.partition(b"?")[2]
             head = read_head(pipeline_name, query, headers)
-            exchange.accept(head)
+            exchange.accept(head, length or 0)
             if keep_alive and length is not None and not self.expect_100_continue:
                 self._lesson = head, authorization
         except EngineError as error:
@@ -179,31 +213,38 @@ class EngineProtocol(LimitedProtocol):
         self._exchange = self._parsed = exchange
         self._take_its_turn(exchange)
 
-    def _take_known(self, known: KnownHead, data: bytes) -> bool:
+    def _take_known(self, known: KnownHead, size: int) -> bool:
         """Take a whole request with the head of the one before; False leaves it to the parser.
 
         What is to be refused is left to the parser too, so that it is refused in one place.
         """
-        body = known.body_of(data)
-        if body is None:
+        service, first = self.service, self._start
+        data, stop = service.inbox.data, first + size
+        start = known.find_body(data, first, stop)
+        if not start:
             return False
-        service = self.service
+        if start % ALIGNMENT != service.inbox.aligned:
+            self._start, self._room = service.inbox.room(start - first)  # of the next request
+            data = data[start:stop]
+            start, stop = 0, stop - start
         try:
             if service.tokens is not None:
                 service.tokens.check(known.authorization)
             if self.cycle is None or self.cycle.response_complete:
-                reply = answer_at_once(service, known.call, body, len(self.connections))
+                reply = answer_at_once(
+                    service, known.call, data, start, stop, connections=len(self.connections)
+                )
                 if reply is not None:
                     self._deadline_s, self._head_bytes = None, 0
                     self.write_reply(reply, keep_alive=True)
                     return True
             exchange = Exchange(self, service, keep_alive=True)
-            exchange.feed(body)
+            exchange.feed(bytes(memoryview(data)[start:stop]))
         except EngineError:
             return False
         self.end_request()
         self.expect_100_continue = False
-        exchange.accept(known.call)
+        exchange.accept(known.call, 0)
         exchange.is_complete = True
         self._take_its_turn(exchange)
         return True

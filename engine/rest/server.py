@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from engine.listening import TlsFiles
-    from engine.rest.exchange import Service
+    from engine.rest.service import Service
 
 __all__ = ["HttpServer"]
 

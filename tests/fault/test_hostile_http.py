@@ -307,6 +307,21 @@ def test_hostile_22_upgrade_is_not_taken(engine):
         assert is_fine(wire.receive())
 
 
+def test_a_connection_ends_as_asked_where_an_upgrade_was_offered_too(engine):
+    offer = b"Connection: Upgrade, close\r\nUpgrade: h2c\r\n"
+    with engine.connect() as wire:
+        wire.send(good(headers=offer))
+        reply = wire.receive()
+        assert (is_fine(reply), reply.headers["connection"]) == (True, "close")
+        assert wire.receive() is None
+    offer = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
+    with engine.connect() as wire:
+        wire.send(good(headers=offer).replace(b"HTTP/1.1", b"HTTP/1.0"))
+        reply = wire.receive()
+        assert (is_fine(reply), reply.headers["connection"]) == (True, "close")
+        assert wire.receive() is None
+
+
 HEADS = {
     "header of 1 MB": b"POST /infer HTTP/1.1\r\n" + HOST + b"X-Big: " + b"a" * MIB + b"\r\n\r\n",
     "name of 1 MB": b"POST /infer HTTP/1.1\r\n" + HOST + b"a" * MIB + b": x\r\n\r\n",

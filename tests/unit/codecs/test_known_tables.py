@@ -107,6 +107,32 @@ def test_tensors_of_a_known_table_are_those_of_any_other(row, element):
     assert tensors[0] == tensors[1]
 
 
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_body_may_lie_among_other_bytes(layout):
+    first, other = written(LAYOUTS[layout](0)), written(LAYOUTS[layout](100))
+    around = bytearray(64) + other + b"ARROW1"
+
+    frame = taught(first).read_known(around, 64, 64 + len(other))
+    assert same(frame, read_arrow(other))
+    for name, tensor in (frame.dense or {}).items():
+        assert tensor.tobytes() == number_bytes(frame.columns[name])
+
+
+@pytest.mark.parametrize("write", [write_arrow_file, write_arrow_stream])
+def test_a_schema_is_known_for_bodies_of_every_size(write):
+    """Declared shapes and what is refused belong to the schema."""
+    tables = KnownTables()
+    for rows in range(1, 9):
+        metadata = {"tensor_type": '{"shape":[2,2]}'} if rows % 2 else None
+        body = written(fixed(rows, rows=rows), write=write, metadata=metadata)
+        frame = tables.read(body)
+        assert same(frame, read_arrow(body))
+        assert frame.row_shapes == ({"x": (2, 2)} if rows % 2 else {})
+        refused = written({"x": pa.array([None] * rows, pa.date32())}, write=write)
+        with pytest.raises(EngineError, match="date32"):
+            tables.read(refused)
+
+
 def test_declared_row_shapes_are_known_too():
     metadata = {"tensor_type": '{"shape":[2,2]}'}
     first, other = (written(fixed(start), metadata=metadata) for start in (0, 5))

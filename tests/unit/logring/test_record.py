@@ -1,5 +1,7 @@
 """What is kept reads back as the records reply itself, whatever the columns are."""
 
+import dataclasses
+
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,9 +9,11 @@ from support.answers import MODEL, answer
 
 from engine.codecs.record_batch import record_batch
 from engine.logring import LogRing, PageQuery
+from engine.logring.columns import raw_columns
 from engine.logring.decode import copy_piece, read_columns, to_batch
 from engine.logring.header import read_header
 from engine.logring.record import LogEncoder
+from engine.logring.repeats import TablePattern
 from engine.values import CheckResult, ModelIdentity, Output, RowModels, Shadow
 
 CHALLENGER = ModelIdentity("challenger", "v", "a" * 64)
@@ -84,6 +88,14 @@ CASES = {
         2,
         shadows=(
             Shadow("xgb", outputs(variable=FLOATS[:2, :1])),
+            Shadow("gbr", outputs(variable=FLOATS[1:, :1])),
+        ),
+    ),
+    "a challenger that failed": answer(
+        {"tensor": [[1.0], [2.0]]},
+        2,
+        shadows=(
+            Shadow("xgb", outputs(variable=FLOATS[:0, :1]), is_missing=True),
             Shadow("gbr", outputs(variable=FLOATS[1:, :1])),
         ),
     ),
@@ -180,6 +192,77 @@ def test_a_row_after_another_is_kept_as_what_it_is(ring, name):
         page = ring.page(PageQuery(start_row=page.next_row))
     expected = [row for result in results for row in record_batch(result).to_pylist()]
     assert str(rows) == str(expected)
+
+
+def table(tensor=FLOATS, **fields):
+    """An answer to a table whose numbers are known to lie side by side."""
+    fields = {"outputs": outputs(variable=tensor[:, :2].copy()), **fields}
+    result = answer({"tensor": fixed(tensor)}, len(tensor), **fields)
+    return dataclasses.replace(
+        result, frame=dataclasses.replace(result.frame, dense={"tensor": tensor})
+    )
+
+
+TABLES_LIKE_OR_NOT = {
+    "like it": table(FLOATS + 1, time_ms=7, elapsed_ns=(1, 2)),
+    "more rows": table(np.repeat(FLOATS, 2_000, axis=0)),
+    "one row": table(FLOATS[:1]),
+    "another step": table(elapsed_ns=(1, 2, 3)),
+    "wider": table(np.tile(FLOATS, 2)),
+    "other numbers": table(FLOATS.astype(np.int32)),
+    "another shape of a row": table(row_shapes={"tensor": (2, 2)}),
+    "another partition": table(partition="edge-2"),
+    "another model": table(model=CHALLENGER),
+    "another output": table(outputs=outputs(x=FLOATS[:, :2].copy())),
+    "a wider output": table(outputs=outputs(variable=FLOATS)),
+    "a flat output": table(outputs=outputs(variable=FLOATS[:, 0].copy())),
+    "other output numbers": table(outputs=outputs(variable=FLOATS[:, :2].astype(np.int64))),
+    "an output without values": table(outputs=outputs(variable=FLOATS[:, :0].copy())),
+    "an output out of order": table(outputs=outputs(variable=np.asfortranarray(FLOATS[:, :2]))),
+    "text output": table(outputs=outputs(variable=np.array([["a", "é"]] * 3, object))),
+    "no known numbers": answer({"tensor": fixed(FLOATS)}, 3),
+    "a check": table(
+        checks=CheckResult(np.array([1, 0, 0], np.uint32), {"late": np.array([True] * 3)}, ())
+    ),
+    "a challenger": table(shadows=(Shadow("xgb", outputs(variable=FLOATS[:, :1].copy())),)),
+    "rows sent to several models": table(
+        row_models=RowModels((MODEL, CHALLENGER), np.array([0, 0, 1]))
+    ),
+}
+
+
+@pytest.mark.parametrize("name", TABLES_LIKE_OR_NOT)
+def test_a_table_after_another_is_kept_as_what_it_is(ring, name):
+    other = TABLES_LIKE_OR_NOT[name]
+    results = [table(), table(), other, other, table()]
+
+    for result in results:
+        assert ring.append([result]) == result.frame.rows
+
+    rows, schemas, page = [], [], ring.page(PageQuery(page_rows=10_000))
+    while page.batch is not None:
+        rows += page.batch.to_pylist()
+        schemas += [page.batch.schema] * page.batch.num_rows
+        page = ring.page(PageQuery(start_row=page.next_row, page_rows=10_000))
+    expected = [row for result in results for row in record_batch(result).to_pylist()]
+    is_equal = str(rows) == str(expected)
+    assert is_equal, "too long to be compared in words"
+    for result, row in zip(
+        results, np.cumsum([0] + [r.frame.rows for r in results[:-1]]), strict=True
+    ):
+        assert schemas[row].equals(record_batch(result).schema, check_metadata=True)
+
+
+@pytest.mark.parametrize("name", ["like it", "more rows", "one row", "an output out of order"])
+def test_the_pattern_of_a_table_makes_what_the_long_way_makes(name):
+    first, result = table(), TABLES_LIKE_OR_NOT[name]
+    (record,) = LogEncoder(record_batch).encode(first, 1 << 20)
+
+    values = TablePattern.of(first, record.context).values(result)
+
+    kinds, wanted = raw_columns(result)
+    assert [bytes(value) for value in values] == [bytes(value) for value in wanted]
+    assert kinds == raw_columns(first)[0]
 
 
 @pytest.mark.parametrize("rows", [2_000, 4_096, 20_000])
