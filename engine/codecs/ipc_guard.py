@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     _Sums: TypeAlias = tuple[int, int, int]
 
-__all__ = ["IpcLimits", "check_stream", "check_sums", "stream_part"]
+__all__ = ["IpcLimits", "check_stream", "check_sums", "is_compressed", "stream_part"]
 
 MAGIC: Final = b"ARROW1"
 CONTINUATION: Final = -1
@@ -98,7 +98,7 @@ def stream_part(body: memoryview) -> memoryview:
     return body[8:end]
 
 
-def check_stream(stream: memoryview, limits: IpcLimits) -> int:
+def check_stream(stream: memoryview, limits: IpcLimits) -> tuple[int, int]:
     """Walk every message of an IPC stream and refuse what declares too much.
 
     Args:
@@ -106,7 +106,7 @@ def check_stream(stream: memoryview, limits: IpcLimits) -> int:
         limits: what the request may declare.
 
     Returns:
-        How many rows it declares.
+        How many rows it declares, and how many bytes its buffers take once they are decoded.
 
     Raises:
         DecodeError: the messages are malformed.
@@ -118,7 +118,18 @@ def check_stream(stream: memoryview, limits: IpcLimits) -> int:
         raise DecodeError("the Arrow data is malformed: a message points outside itself") from error
 
 
-def _walk(stream: memoryview, limits: IpcLimits) -> int:
+def is_compressed(metadata: memoryview) -> bool:
+    """Whether the buffers of a record batch that ``check_stream`` has let through are compressed.
+
+    Args:
+        metadata: of its IPC message.
+    """
+    root = _U32.unpack_from(metadata, 0)[0]
+    batch = _target(metadata, _field(metadata, root, 2))
+    return bool(_field(metadata, batch, 3))
+
+
+def _walk(stream: memoryview, limits: IpcLimits) -> tuple[int, int]:
     position = messages = rows = values = decoded_bytes = 0
     while position + 4 <= stream.nbytes:
         length = _I32.unpack_from(stream, position)[0]
@@ -148,7 +159,7 @@ def _walk(stream: memoryview, limits: IpcLimits) -> int:
         check_sums(rows, values, decoded_bytes, limits)
     if not messages:
         raise DecodeError("the Arrow data holds no message")
-    return rows
+    return rows, decoded_bytes
 
 
 def check_sums(rows: int, values: int, decoded_bytes: int, limits: IpcLimits) -> None:

@@ -6,8 +6,7 @@ Rules that hold here:
   put where numbers lie aligned. What Arrow wants to find before the body is written there, over
   what stood there.
 - Any thread may call ``read_batch``; everything else is the event loop's.
-Source of the numbers: ``Flight.proto`` of Apache Arrow; the Arrow columnar format, "Encapsulated
-message format".
+Source of the layout: the Arrow columnar format, "Encapsulated message format".
 """
 
 from __future__ import annotations
@@ -22,40 +21,20 @@ import pyarrow as pa
 from engine.codecs.arrow_frame import first_line
 from engine.codecs.ipc_guard import check_stream
 from engine.errors import DecodeError
+from engine.flight.fields import body_start, read_flight_data
 
 if TYPE_CHECKING:
     from typing import Final
 
     from engine.codecs.ipc_guard import IpcLimits
+    from engine.flight.fields import FlightData
 
-__all__ = ["FlightData", "Incoming", "OpenBatch"]
+__all__ = ["Incoming", "OpenBatch"]
 
 ALIGNMENT: Final = 64
 HEADROOM: Final = 64  # before a large message, for what Arrow wants to find before the body
+MAX_METADATA_BYTES: Final = 1 << 20  # five times what 1,024 columns need: read in 50 ms at most
 CONTINUATION: Final = b"\xff\xff\xff\xff"
-BYTES_FIELD: Final = 2  # protobuf's wire types
-FIXED_BYTES: Final = {0: 0, 1: 8, 5: 4}
-MAX_VARINT_BYTES: Final = 10
-DESCRIPTOR: Final = 1
-DATA_HEADER: Final = 2
-DATA_BODY: Final = 1000
-
-
-@dataclasses.dataclass(slots=True)
-class FlightData:
-    """Where the fields of a message lie.
-
-    Attributes:
-        descriptor: serialized; None where it has none.
-        header: metadata of an IPC message; empty where it carries none.
-        body: first byte of the IPC message's body, and the one after its last.
-        before: all bytes before the body.
-    """
-
-    descriptor: bytes | None = None
-    header: bytes = b""
-    body: tuple[int, int] = (0, 0)
-    before: bytes = b""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -66,11 +45,13 @@ class OpenBatch:
         data: its fields.
         content: an IPC message whose body is at its end.
         rows: how many it declares.
+        decoded_bytes: what its buffers will take in memory, by what it declares.
     """
 
     data: FlightData
     content: memoryview
     rows: int
+    decoded_bytes: int
 
 
 class Incoming:
@@ -83,8 +64,11 @@ class Incoming:
     def __init__(self, limits: IpcLimits) -> None:
         """Expect a schema; ``limits`` say what a batch may declare."""
         self.descriptor: bytes | None = None
-        self._limits = limits
+        self._limits = dataclasses.replace(
+            limits, messages=1, metadata_bytes=min(limits.metadata_bytes, MAX_METADATA_BYTES)
+        )
         self._schema: pa.Schema | None = None
+        self._foreign = b""  # the schema's message, where numbers have the other byte order
         self._placed: deque[int] = deque()  # where large messages begin in their memory
 
     def place(self, size_bytes: int, first: memoryview) -> memoryview:
@@ -97,7 +81,7 @@ class Incoming:
         Returns:
             Exactly so many bytes; they belong to the message.
         """
-        body_at = _body_start(first)
+        body_at = body_start(first)
         start = HEADROOM + -(HEADROOM + body_at) % ALIGNMENT
         memory = np.empty(start + size_bytes + ALIGNMENT, np.uint8)
         shift = -memory.ctypes.data % ALIGNMENT
@@ -115,7 +99,7 @@ class Incoming:
             DecodeError: it is no schema.
         """
         start = self._start(message)
-        data = _read_fields(message)
+        data = read_flight_data(message)
         if data.descriptor is not None:
             self.descriptor = data.descriptor
         if not data.header:
@@ -123,9 +107,12 @@ class Incoming:
         content = self._encapsulated(message, data, start)
         check_stream(content, self._limits)
         try:
-            self._schema = pa.ipc.read_schema(pa.py_buffer(content))
+            declared = pa.ipc.read_schema(pa.py_buffer(content))
+            self._schema = pa.ipc.open_stream(pa.py_buffer(content)).schema
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise _unreadable(error) from None
+        if not declared.equals(self._schema):  # the reader has turned it to this machine's order
+            self._foreign = bytes(content)
         return self._schema
 
     def open_batch(self, message: bytes | memoryview) -> OpenBatch | None:
@@ -139,20 +126,26 @@ class Incoming:
             PayloadTooLargeError: it declares more than the limits.
         """
         start = self._start(message)
-        data = _read_fields(message)
+        data = read_flight_data(message)
         if not data.header:
             return None
         content = self._encapsulated(message, data, start)
-        return OpenBatch(data, content, check_stream(content, self._limits))
+        return OpenBatch(data, content, *check_stream(content, self._limits))
 
     def read_batch(self, opened: OpenBatch) -> pa.RecordBatch:
         """The batch, not validated; its columns are views of the message. Any thread.
 
+        Only the reader of a whole stream turns numbers of the other byte order around.
+
         Raises:
             DecodeError: it is no record batch of the stream's schema.
         """
+        content, foreign = opened.content, self._foreign
         try:
-            return pa.ipc.read_record_batch(pa.py_buffer(opened.content), self._schema)
+            if foreign:
+                stream = pa.py_buffer(foreign + bytes(content))
+                return pa.ipc.open_stream(stream).read_next_batch()
+            return pa.ipc.read_record_batch(pa.py_buffer(content), self._schema)
         except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             raise _unreadable(error) from None
 
@@ -181,64 +174,6 @@ class Incoming:
         memory = memoryview(message.obj)  # numpy's, see ``place``
         memory[body_at - len(head) : body_at] = head
         return memory[body_at - len(head) : start + end]
-
-
-def _read_fields(message: bytes | memoryview) -> FlightData:
-    """Find the fields of a ``FlightData``.
-
-    Raises:
-        DecodeError: it is no protobuf message.
-    """
-    data, at, size = FlightData(), 0, len(message)
-    while at < size:
-        number, kind, begin, end = _field(message, at)
-        if end > size:
-            raise DecodeError("a message of the stream is cut short")
-        if kind == BYTES_FIELD:
-            if number == DATA_HEADER:
-                data.header = bytes(message[begin:end])
-            elif number == DATA_BODY:
-                data.body, data.before = (begin, end), bytes(message[:begin])
-            elif number == DESCRIPTOR:
-                data.descriptor = bytes(message[begin:end])
-        at = end
-    return data
-
-
-def _body_start(first: memoryview) -> int:
-    """Where the body of a message begins whose first bytes are here; 0 where they do not say."""
-    at = 0
-    try:
-        while at < len(first):
-            number, _, begin, at = _field(first, at)
-            if number == DATA_BODY:
-                return begin
-    except DecodeError:
-        pass  # whatever it is, reading the whole message will tell
-    return 0
-
-
-def _field(message: bytes | memoryview, at: int) -> tuple[int, int, int, int]:
-    """Number and wire type of a field, and where its content begins and ends."""
-    tag, at = _varint(message, at)
-    number, kind = tag >> 3, tag & 7
-    if not number or (kind != BYTES_FIELD and kind not in FIXED_BYTES):
-        raise DecodeError("a message of the stream is not protobuf")
-    if kind == BYTES_FIELD:
-        size, at = _varint(message, at)
-        return number, kind, at, at + size
-    return number, kind, at, at + FIXED_BYTES[kind] if kind else _varint(message, at)[1]
-
-
-def _varint(message: bytes | memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    for index in range(at, min(at + MAX_VARINT_BYTES, len(message))):
-        byte = message[index]
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, index + 1
-        shift += 7
-    raise DecodeError("a message of the stream is not protobuf")
 
 
 def _unreadable(error: Exception) -> DecodeError:

@@ -7,7 +7,9 @@ from support.flight import wire_messages
 
 from engine.codecs.ipc_guard import IpcLimits
 from engine.errors import DecodeError, PayloadTooLargeError
+from engine.flight.fields import read_fields
 from engine.flight.incoming import ALIGNMENT, Incoming
+from engine.flight.messages import data_pieces
 
 ROWS = 5_000
 
@@ -114,3 +116,53 @@ def test_what_a_message_declares_is_bounded():
 
     with pytest.raises(PayloadTooLargeError):
         begun(batch, IpcLimits(rows=99)).open_batch(wire_messages([batch])[1])
+
+
+def of_the_other_byte_order(schema_message):
+    """A schema's message with its ``endianness``, which was left out, pointed at a number 1."""
+    table = "0800 0800 {} 0400 0800 0000"
+    little, big = (bytes.fromhex(table.format(at)) for at in ("0000", "0800"))
+    assert schema_message.count(little) == 1
+    return schema_message.replace(little, big)
+
+
+def test_numbers_of_the_other_byte_order_are_turned_around():
+    numbers = np.arange(8, dtype=np.float32)
+    batch = batch_of(2)
+    swapped = pa.FixedSizeListArray.from_arrays(pa.array(numbers.byteswap()), 4)
+    schema, message = wire_messages([pa.record_batch({"x": swapped})])
+    incoming = Incoming(IpcLimits())
+
+    assert incoming.read_schema(of_the_other_byte_order(schema)).equals(batch.schema)
+    assert incoming.read_batch(incoming.open_batch(message)).equals(batch)
+
+
+def test_a_compressed_batch_tells_what_it_will_take():
+    batch = pa.record_batch({"x": pa.array(np.zeros(100_000))})
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression="zstd")
+    with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
+        writer.write_batch(batch)
+    _, message = pa.ipc.MessageReader.open_stream(sink.getvalue())
+    content = message.body.to_pybytes()
+
+    opened = begun(batch).open_batch(
+        b"".join(data_pieces(message.metadata.to_pybytes(), b"", content))
+    )
+
+    assert len(content) < 1000
+    assert opened.decoded_bytes == 800_000
+
+
+def test_a_message_holds_one_batch():
+    batch = batch_of(2)
+    message = wire_messages([batch])[1]
+    header, body = (message[slice(*part)] for part in header_and_body(message))
+    second = b"\xff\xff\xff\xff" + len(header).to_bytes(4, "little") + header + body
+
+    with pytest.raises(PayloadTooLargeError):
+        begun(batch).open_batch(b"".join(data_pieces(header, b"", body, second)))
+
+
+def header_and_body(message):
+    return [(begin, end) for _, _, begin, end in read_fields(message)]
