@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 from engine.http2.frames import (
     END_STREAM,
     HEAD,
+    NO_TABLE,
     U32,
     Code,
     Kind,
@@ -42,7 +43,7 @@ DATA: Final = int(Kind.DATA)
 STUCK_TIMEOUT_S: Final = 30.0
 DEADLINE_EXCEEDED: Final = 4
 PRINTABLE: Final = "".join(chr(code) for code in range(0x20, 0x7F) if code != ord("%"))
-REPLY_HEAD: Final = header_block(
+REPLY_HEAD: Final = NO_TABLE + header_block(
     [
         (b":status", b"200"),
         (b"content-type", b"application/grpc"),

@@ -19,6 +19,7 @@ from engine.http2.frames import (
     LEAST_FRAME_BYTES,
     MAX_WINDOW,
     MOST_FRAME_BYTES,
+    NO_TABLE,
     U32,
     Code,
     ConnectionFault,
@@ -121,7 +122,7 @@ class Control:
             connection.reset(stream, Code.PROTOCOL_ERROR)
             return
         if head.refused:
-            block = header_block([(b":status", b"%d" % head.refused)])
+            block = NO_TABLE + header_block([(b":status", b"%d" % head.refused)])
             connection.write(header_frames(END_STREAM, stream, block))
             if not has_ended:
                 connection.reset(stream, Code.NO_ERROR)

@@ -24,6 +24,7 @@ __all__ = [
     "LEAST_FRAME_BYTES",
     "MAX_WINDOW",
     "MOST_FRAME_BYTES",
+    "NO_TABLE",
     "PADDED",
     "PRIORITY",
     "U32",
@@ -47,6 +48,7 @@ ACK: Final = 0x1
 END_HEADERS: Final = 0x4
 PADDED: Final = 0x8
 PRIORITY: Final = 0x20
+NO_TABLE: Final = b"\x20"  # begins a reply: who wants a small table of headers waits to be told
 MAX_PREFIX: Final = 127  # of a length in its first byte
 
 HEAD: Final = struct.Struct(">HBBBL")  # length in 16 and 8 bits, kind, flags, stream

@@ -97,6 +97,7 @@ class Replies:
         self.content = {}  # by stream: bytes of its messages
         self.ended = set()
         self._decoder = hpack.Decoder(1 << 20)
+        self._decoder.max_allowed_table_size = 0  # as of a client that wants none
         self._block = b""
         for one in frames:
             self.add(one)
