@@ -3,7 +3,10 @@
 import contextlib
 import gzip
 import itertools
+import shutil
 import socket
+import ssl
+import subprocess
 import sys
 import threading
 import time
@@ -66,6 +69,29 @@ def impatient(tmp_path_factory):
     engine.stop()
 
 
+@pytest.fixture(scope="module")
+def secured(serving, tmp_path_factory):
+    """An engine with TLS, and what its clients trust."""
+    if shutil.which("openssl") is None:
+        pytest.skip("openssl is not installed")
+    folder = tmp_path_factory.mktemp("tls")
+    key, certificate = str(folder / "key.pem"), str(folder / "certificate.pem")
+    subprocess.run(
+        [
+            *("openssl", "req", "-x509", "-nodes", "-days", "2", "-newkey", "ec"),
+            *("-pkeyopt", "ec_paramgen_curve:prime256v1", "-keyout", key, "-out", certificate),
+            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
+        ],
+        check=True,
+        capture_output=True,
+        timeout=30,
+    )
+    trust = ssl.create_default_context(cafile=certificate)
+    trust.set_alpn_protocols(["h2"])
+    environ = {**FLIGHT, "TLS_CERT_FILE": certificate, "TLS_KEY_FILE": key}
+    return serving("linear", environ=environ), trust
+
+
 def is_well(engine):
     (reply, _), = exchange(connect(engine), [BATCH])  # fmt: skip
     return engine.is_alive() and reply.to_pylist() == ANSWER
@@ -74,9 +100,11 @@ def is_well(engine):
 class Wire:
     """A raw connection to the Flight port."""
 
-    def __init__(self, engine, begin=b""):
+    def __init__(self, engine, begin=b"", trust=None):
         self.socket = socket.create_connection(("127.0.0.1", engine.flight_port), timeout=20)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if trust is not None:
+            self.socket = trust.wrap_socket(self.socket, server_hostname="localhost")
         self.replies = http2.Replies()
         self.frames = []
         self.rest = b""
@@ -338,25 +366,50 @@ def test_what_cannot_be_decompressed_is_refused(engine, name, packed, status):
     assert is_well(engine)
 
 
+def test_tls_changes_nothing(secured):
+    """Bytes one at a time, many frames at once, a large message, a fault."""
+    engine, trust = secured
+    pings = frame(http2.PING, 0, 0, bytes(8)) * 5000
+    with Wire(engine, trust=trust) as wire:
+        wire.send(PREFACE + OPEN + CALL + data(1, MESSAGES[0]), 1)
+        wire.send(pings)
+        wire.until(lambda: sum(one.kind == http2.PING for one in wire.frames) == 5000)
+        wire.send(data(1, MESSAGES[1], END_STREAM))
+        assert has_good_answer(wire)
+        send_as_allowed(wire, large_call(3), 3)
+        wire.send(data(3, b"", END_STREAM))
+        assert wire.status(3) == 0
+        assert len(wire.replies.content[3]) > 4 * MIB
+        wire.send(window(0, 0))
+        assert wire.end() == http2.PROTOCOL_ERROR
+    assert engine.is_alive()
+
+
 # what they do not read
 
 
-def large_call():
+def large_call(stream=1):
     """A batch whose answer has 4 MB, on one stream."""
     values = pa.array(np.zeros(16 * MIB // 4, np.float32))
     batch = pa.record_batch({"x": pa.FixedSizeListArray.from_arrays(values, 4)})
     content = b"".join(map(message, wire_messages([batch])))
     size = 16_384
-    return CALL + b"".join(data(1, content[at : at + size]) for at in range(0, len(content), size))
+    frames = [data(stream, content[at : at + size]) for at in range(0, len(content), size)]
+    return request(stream, path=PATH) + b"".join(frames)
 
 
-def send_as_allowed(wire, content):
+def send_as_allowed(wire, content, stream=1):
     """Frames of one call, within its window."""
     frames, _ = http2.split(content)
+
+    def opened_bytes():
+        return sum(one.code for one in wire.frames if (one.kind, one.stream) == opening)
+
+    opening = (http2.WINDOW, stream)
     allowed, taken = 256 << 10, 0
     for one in frames:
         if one.kind == http2.DATA:
-            while allowed + sum(wire.codes(http2.WINDOW)[1:]) - taken < len(one.payload):
+            while allowed + opened_bytes() - taken < len(one.payload):
                 assert wire.read()
             taken += len(one.payload)
         wire.send(frame(one.kind, one.flags, one.stream, one.payload))
