@@ -19,6 +19,7 @@ from google.protobuf.message import DecodeError as ProtobufError
 from engine._proto.sagitta.flight.v1 import flight_pb2
 from engine.codecs.arrow_frame import first_line
 from engine.errors import DecodeError, NotFoundError
+from engine.flight.fields import read_fields
 
 if TYPE_CHECKING:
     from typing import Final
@@ -45,6 +46,7 @@ EXPECTED_TICKET: Final = (
     'DoPut and GetFlightInfo give tickets, and {"log":{}} is one for the inference log'
 )
 LOG_PATH: Final = ("logs",)
+TEXT_FIELDS: Final = {fl.FlightDescriptor: 3, fl.Action: 1}  # a path's elements; an action's type
 
 MessageT = TypeVar("MessageT", fl.FlightDescriptor, fl.Ticket, fl.Action)
 
@@ -76,6 +78,7 @@ def parse(kind: type[MessageT], content: bytes) -> MessageT:
     Raises:
         DecodeError: it is none.
     """
+    _check_text(kind, content)
     try:
         return kind.deserialize(content)
     except pa.ArrowException as error:
@@ -189,6 +192,21 @@ def _fill(
         raise DecodeError(f"the {what} cannot be read ({reason}): {expected}") from error
     except (ProtobufError, UnicodeDecodeError) as error:
         raise DecodeError(f"the {what} cannot be read: {expected}") from error
+
+
+def _check_text(kind: type[MessageT], content: bytes) -> None:
+    """Refuse text that is not UTF-8: of every such message the library writes a line to stderr.
+
+    Raises:
+        DecodeError: it has such text.
+    """
+    number = TEXT_FIELDS.get(kind)
+    try:
+        for field, _, begin, end in read_fields(content) if number else ():
+            if field == number:
+                content[begin:end].decode()
+    except UnicodeDecodeError:
+        raise DecodeError(f"the request's {kind.__name__} has text that is not UTF-8") from None
 
 
 def _text(part: bytes | str) -> str:
