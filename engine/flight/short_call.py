@@ -126,6 +126,7 @@ class ShortCall:
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told of an end
             outcome = error
         self._post(self._end, outcome)
+        del outcome  # its traceback holds this frame, and this frame what was to be sent
 
     def _post(self, function: Callable[..., None], argument: object) -> None:
         with contextlib.suppress(RuntimeError):  # the loop has ended, and every connection with it
@@ -133,5 +134,5 @@ class ShortCall:
 
     def _send(self, message: tuple[Piece, ...]) -> None:
         self._call.send(*message)
-        if self._call.unsent_bytes < HIGH_BYTES or self._call.is_over:
+        if self._call.unsent_bytes <= HIGH_BYTES or self._call.is_over:
             self._has_room.set()

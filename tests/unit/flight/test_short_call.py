@@ -10,7 +10,7 @@ from engine.flight.short_call import ShortCall
 from engine.http2.call import HIGH_BYTES
 
 DEADLINE_S = 30
-PART = (bytes(HIGH_BYTES),)
+PART = (bytes(HIGH_BYTES + 1),)  # a call with no more than that unsent is never told to go on
 
 
 class Client:
@@ -184,5 +184,31 @@ def test_a_request_may_be_large_within_bounds():
         client.handler.take(memory)
         await client.wait()
         assert client.sent[0] == b"x" * 100_000 + b"!"
+
+    asyncio.run(run())
+
+
+def as_much_as_may_wait(_call, _request):
+    yield (bytes(HIGH_BYTES),)
+    yield (b"more",)
+
+
+@with_client(as_much_as_may_wait)
+async def test_nobody_tells_that_just_as_much_was_read_as_may_wait(client):
+    client.handler.take(b"")
+
+    await client.wait()
+
+    assert client.sent[1:] == [b"more"]
+
+
+def test_an_error_keeps_nothing_of_its_call():
+    async def run():
+        client = Client(failing)
+        client.handler.take(b"")
+        await client.wait()
+        frame = client.outcome.__traceback__.tb_frame
+        assert frame.f_code.co_name == "_run"
+        assert all(value is not client.outcome for value in frame.f_locals.values())
 
     asyncio.run(run())
