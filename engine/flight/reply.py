@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Reply", "ReplyWriter"]
 
 SMALL_BYTES: Final = 1 << 12  # copied, rather than referred to
+MOST_FRAMES: Final = 64
 
 
 @dataclasses.dataclass(slots=True)
@@ -142,6 +143,8 @@ class ReplyWriter:
         header, arrays = message
         known = self._frames.get(rows)
         if known is None or known[0] is not header:
+            if len(self._frames) >= MOST_FRAMES:
+                self._frames.clear()
             known = self._frames[rows] = _frame(header, arrays)
         _, size_bytes, before, after = known
         if self._max_bytes and rows > 1 and size_bytes > self._max_bytes:

@@ -52,7 +52,7 @@ class Results:
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
         self._lock = threading.RLock()  # guards the fields below; a stream may end anywhere
-        self._waiting: dict[bytes, _Waiting] = {}
+        self._waiting: dict[bytes, _Waiting] = {}  # in the order of their deadlines
         self._held_bytes = 0
         self.fetching = 0
 
@@ -83,7 +83,9 @@ class Results:
             waiting = self._waiting.get(key) if key is not None else None
             if waiting is None or key is None:
                 key, waiting = secrets.token_bytes(16), _Waiting()
-                self._waiting[key] = waiting
+            else:
+                del self._waiting[key]
+            self._waiting[key] = waiting  # the last one to be dropped
             waiting.replies.append(reply)
             waiting.size_bytes += size_bytes
             waiting.deadline_s = now_s + self._timeout_s
@@ -123,5 +125,9 @@ class Results:
                 self._held_bytes -= waiting.size_bytes
 
     def _drop_expired(self, now_s: float) -> None:
-        for key in [k for k, waiting in self._waiting.items() if waiting.deadline_s < now_s]:
-            self._held_bytes -= self._waiting.pop(key).size_bytes
+        while self._waiting:
+            key, waiting = next(iter(self._waiting.items()))  # the first one to be dropped
+            if waiting.deadline_s >= now_s:
+                return
+            self._held_bytes -= waiting.size_bytes
+            del self._waiting[key]

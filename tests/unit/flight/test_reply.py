@@ -9,7 +9,7 @@ from engine.codecs.ipc_guard import IpcLimits
 from engine.flight.descriptors import Wanted
 from engine.flight.incoming import Incoming
 from engine.flight.messages import schema_pieces
-from engine.flight.reply import ReplyWriter
+from engine.flight.reply import MOST_FRAMES, ReplyWriter
 from engine.values import (
     ELEMENT_TYPES,
     Frame,
@@ -90,3 +90,13 @@ def test_lent_outputs_are_copied():
     lent[0].values[:] = 2
 
     assert b"".join(pieces) == before
+
+
+def test_answers_of_many_sizes_are_not_all_remembered():
+    writer = writer_of(Wanted())
+    for rows in range(1, 200):
+        for _ in range(3):
+            writer.write(result(rows))
+            writer.pieces(outputs(rows), rows, (0, 0), is_lent=False)
+
+    assert 0 < len(writer._frames) <= MOST_FRAMES

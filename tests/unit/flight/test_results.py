@@ -78,3 +78,19 @@ def test_parts_are_made_as_they_are_asked_for():
     batch, text = next(parts)
     assert (batch["y"].to_pylist(), flight_pb2.BatchReply.FromString(text).part) == ([0, 1, 2], 0)
     assert [batch.num_rows for batch, _ in parts] == [3, 4]
+
+
+def test_what_was_added_to_last_is_kept_longest(monkeypatch):
+    now_s = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now_s)
+    results = Results(100 * KIB, 30)
+    first, second = results.add(None, reply(1)), results.add(None, reply(2))
+    now_s = 20.0
+    assert results.add(first, reply(3)) == first
+
+    now_s = 40.0
+    with pytest.raises(NotFoundError):
+        results.fetch(second)
+
+    assert [batch.num_rows for batch, _ in results.fetch(first)[1]] == [1, 3]
+    assert results.add(None, reply(95 * KIB))
