@@ -14,6 +14,7 @@ Rules that hold here:
 
 from __future__ import annotations
 
+from time import monotonic_ns
 from typing import TYPE_CHECKING
 
 from engine._proto.sagitta.flight.v1 import flight_pb2
@@ -37,7 +38,8 @@ if TYPE_CHECKING:
 
 __all__ = ["ExchangeCall", "PutCall"]
 
-LATE_BYTES: Final = 4 << 20  # read by the thread that runs it: some ms, where it is text
+LONG_NS: Final = 100_000  # one batch of a call that took longer in each turn of the event loop
+LATE_BYTES: Final = 4 << 20  # also once decoded; more is read by the thread that runs it
 
 
 class ExchangeCall:
@@ -65,7 +67,7 @@ class ExchangeCall:
         self._admitted = admitted
         self._is_token_asked = admitted.is_token_asked
         self._on_end = on_end
-        self._stream = Stream(service, is_kept=self.is_put)
+        self._stream = Stream(service, self._rest, is_kept=self.is_put)
         self._request: BatchRequest | None = None  # the batch that is being answered
         self._parts: Iterator[Part] | None = None  # of its answer, still to be sent
         self._is_held = False
@@ -93,7 +95,7 @@ class ExchangeCall:
     def place(self, size_bytes: int, first: memoryview) -> memoryview | None:
         """Where a large message is to stand; None where too much is held already."""
         try:
-            self._service.hold(size_bytes)
+            self._service.hold(size_bytes, self._held_bytes)
         except OverloadedError as error:
             self._fail(error)
             return None
@@ -133,19 +135,16 @@ class ExchangeCall:
         self._close()
 
     def drained(self) -> None:
-        """The client has read: send on, or take the next batch."""
+        """Send on, or take the next batch, where the client has read."""
         if self._parts is not None:
             self._send_parts()
         elif self._request is None:
-            self._go_on()
+            self._go_on_when_read()
 
     def leave(self) -> None:
         """Nobody waits for an answer any more."""
-        request, self._request = self._request, None
-        if request is not None:
-            if request.is_in_line:
-                self._service.metrics.record_cancelled()
-            request.give_up()
+        if self._request is not None and self._request.is_in_line:
+            self._service.metrics.record_cancelled()
         self._close()
 
     # -- one batch -------------------------------------------------------------------------------
@@ -160,7 +159,7 @@ class ExchangeCall:
         request = BatchRequest(
             stream, service, call, message, settled=self._settled, expired=self._expired
         )
-        if len(message) <= LATE_BYTES:
+        if max(len(message), opened.decoded_bytes) <= LATE_BYTES:
             stream.prepare(request, opened)
         else:
             request.rows, request.opened = opened.rows, opened
@@ -168,6 +167,8 @@ class ExchangeCall:
         service.turn.add(request, call.loop, is_alone=service.metrics.flight_calls <= 1)
         if self._request is not None:
             self._hold()
+        elif monotonic_ns() - request.started_ns > LONG_NS:
+            self._rest()
 
     def _settled(self, request: BatchRequest, reply: Reply | Exception) -> None:
         """Send a reply; on the event loop."""
@@ -215,6 +216,11 @@ class ExchangeCall:
 
     # -- holding back ----------------------------------------------------------------------------
 
+    def _rest(self) -> None:
+        """Let others have their turn: a client may have sent hundreds of batches at once."""
+        self._hold()
+        self._call.loop.call_soon(self.drained)
+
     def _hold(self) -> None:
         self._is_held = True
         self._call.hold()
@@ -248,6 +254,9 @@ class ExchangeCall:
         if self._is_closed:
             return
         self._is_closed = True
+        request, self._request = self._request, None
+        if request is not None:  # the end came while a batch was being answered
+            request.give_up()
         self._service.held_bytes -= self._held_bytes
         self._held_bytes = 0
         self._parts = None

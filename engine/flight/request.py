@@ -78,12 +78,11 @@ class BatchRequest(InferRequest):
             return self._stream.read(self.opened)
         return super().decoded()
 
-    def is_gone(self) -> bool:
-        """Whether nobody waits for the answer any more."""
-        return self.is_abandoned or self._call.is_over
-
     def wait(self) -> None:
         """It is in the line; whoever is first, reply or deadline, answers."""
+        if self.is_abandoned:  # before it came there: a timer would hold its message for long
+            self._service.line.abandon(self)
+            return
         self._timer = self._call.loop.call_later(self._service.request_timeout_s, self._expire)
 
     def give_up(self) -> None:

@@ -46,15 +46,21 @@ class FlightService:
     held_bytes: int = 0
     bound: tuple[RunningPipeline, BoundRuns] | None = None
 
-    def hold(self, size_bytes: int) -> None:
+    def hold(self, size_bytes: int, own_bytes: int) -> None:
         """Hold a large message.
 
+        Args:
+            size_bytes: of the message.
+            own_bytes: held by its call already: of a batch that is being answered. Until it is,
+                the next one, which this is, is kept from coming by the client's window.
+
         Raises:
-            OverloadedError: too much is held already; one that is alone is always taken.
+            OverloadedError: others hold too much already; one that is alone is always taken.
         """
-        if self.held_bytes and self.held_bytes + size_bytes > self.max_held_bytes:
+        others_bytes = self.held_bytes - own_bytes
+        if others_bytes and others_bytes + size_bytes > self.max_held_bytes:
             raise OverloadedError(
-                f"the batches that are being received hold {self.held_bytes} bytes (limit: "
+                f"the batches that are being received hold {others_bytes} bytes (limit: "
                 f"QUEUE_MAX_BYTES={self.max_held_bytes}): try again shortly"
             )
         self.held_bytes += size_bytes

@@ -23,7 +23,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
+from engine.codecs.ipc_guard import is_compressed
+
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Final
 
     from engine.flight.incoming import OpenBatch
@@ -40,6 +43,7 @@ TINY_RUN_NS: Final = 100_000  # needs no slot: it is over before anybody could h
 MOST_BOUND_BYTES: Final = 1 << 14
 MOST_BINDINGS: Final = 8  # each is tried with some ten runs
 MOST_LAYOUTS: Final = 16
+MOST_TRIALS: Final = 4  # the reply is worked out where as many rows come for the second time
 
 
 class BoundRuns:
@@ -92,8 +96,19 @@ class ShortWay:
         reply: ReplyWriter,
         turn: Turn,
         metrics: Metrics,
+        *,
+        rest: Callable[[], None],
     ) -> None:
-        """Prepare for batches of a schema that ``is_open_to`` has let through."""
+        """Prepare for batches of a schema that ``is_open_to`` has let through.
+
+        Args:
+            pipeline: answers them.
+            bound: memory for its runs.
+            reply: writes the answers of the stream.
+            turn: gives slots for runs that need one.
+            metrics: counts them.
+            rest: called where a run has taken long.
+        """
         (spec,) = pipeline.inputs
         self._dtype = np.dtype(spec.element.numpy)
         self._row_shape: tuple[Any, ...] = spec.row_shape
@@ -110,7 +125,9 @@ class ShortWay:
         self._reply = reply
         self._turn = turn
         self._metrics = metrics
+        self._rest = rest
         self._layouts: dict[int, _Layout] = {}
+        self._failures: dict[int, int] = {}  # by size: runs whose answer went the usual way
 
     @staticmethod
     def is_open_to(schema: pa.Schema, pipeline: RunningPipeline) -> bool:
@@ -135,11 +152,15 @@ class ShortWay:
             opened: what it declares.
             batch: what was read.
         """
-        (begin, end), content = opened.data.body, opened.content
+        (begin, end), content, before = opened.data.body, opened.content, opened.data.before
+        if end != size_bytes or not before or is_compressed(memoryview(opened.data.header)):
+            return  # of a compressed buffer its first bytes, in the body, say how it is to be read
+        if self._failures.get(size_bytes, 0) >= MOST_TRIALS:
+            return  # the model would be run twice for each
         list_nulls, nulls, values = batch.column(0).buffers()
-        if end != size_bytes or list_nulls is not None or nulls is not None or values is None:
+        if list_nulls is not None or nulls is not None or values is None:
             return
-        # in the body, and in its own memory: a compressed one was not left where it came
+        # in the body, and not in memory of its own
         offset = values.address - np.frombuffer(content, np.uint8).ctypes.data
         offset -= len(content) - (end - begin)
         most = end - begin - batch.num_rows * self._row_bytes
@@ -147,7 +168,7 @@ class ShortWay:
             return
         if len(self._layouts) >= MOST_LAYOUTS:
             self._layouts.clear()
-        layout = _Layout(opened.data.before, batch.num_rows, begin + offset)
+        layout = _Layout(before, batch.num_rows, begin + offset)
         self._layouts[size_bytes] = layout
 
     def answer(self, message: bytes | memoryview) -> tuple[bytes | memoryview, ...] | None:
@@ -177,14 +198,25 @@ class ShortWay:
             elapsed_ns = parsed_ns - started_ns, run_ns
             pieces = self._reply.pieces(outputs, rows, elapsed_ns, is_lent=bound is not None)
         except Exception:  # noqa: BLE001 - whatever it is, it will be again, and be told
-            return None
+            pieces = None
         finally:
             if has_slot is not _NO_SLOT:
                 self._turn.end()
-        if pieces is not None:
-            self._cost.learn(rows, run_ns)
-            self._metrics.record(rows, time.monotonic_ns() - started_ns, 0, run_ns)
+                self._rest()
+        if pieces is None:
+            self._forget(len(message))
+            return None
+        self._cost.learn(rows, run_ns)
+        self._metrics.record(rows, time.monotonic_ns() - started_ns, 0, run_ns)
         return pieces
+
+    def _forget(self, size_bytes: int) -> None:
+        """Messages of a size were run for nothing: let them be learnt again, but not for ever."""
+        failures = self._failures.pop(size_bytes, 0) + 1
+        if len(self._failures) >= MOST_LAYOUTS:
+            self._failures.clear()
+        self._failures[size_bytes] = failures
+        del self._layouts[size_bytes]
 
     def _begin(self, rows: int) -> object:
         """Whether rows may be run here and now; ``_NO_SLOT`` where that needs no slot."""

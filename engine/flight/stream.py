@@ -17,7 +17,7 @@ import pyarrow.flight as fl
 
 from engine.codecs.arrow_frame import FrameReader
 from engine.errors import DecodeError, InternalError
-from engine.flight.descriptors import read_infer_descriptor
+from engine.flight.descriptors import parse, read_infer_descriptor
 from engine.flight.errors import CancelledError
 from engine.flight.incoming import Incoming
 from engine.flight.reply import ReplyWriter
@@ -25,6 +25,8 @@ from engine.flight.short_way import ShortWay
 from engine.values import InferResult
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from engine.flight.descriptors import Wanted
     from engine.flight.incoming import OpenBatch
     from engine.flight.messages import Piece
@@ -44,15 +46,17 @@ class Stream:
         incoming: reads its messages.
     """
 
-    def __init__(self, service: FlightService, *, is_kept: bool) -> None:
+    def __init__(self, service: FlightService, rest: Callable[[], None], *, is_kept: bool) -> None:
         """Expect the descriptor and the schema.
 
         Args:
             service: what all calls share.
+            rest: called where a batch has taken long on the event loop.
             is_kept: whether answers are wanted as batches, not as messages.
         """
         self.incoming = Incoming(service.limits)
         self._service = service
+        self._rest = rest
         self._is_kept = is_kept
         self._wanted: Wanted | None = None
         self._reply: ReplyWriter | None = None  # once there is a descriptor
@@ -164,14 +168,11 @@ class Stream:
             return
         as_records = self._wanted is not None and self._wanted.as_records
         if service.plane.log is None and not as_records and ShortWay.is_open_to(schema, pipeline):
-            bound = service.bound_runs(pipeline)
-            self._short_way = ShortWay(pipeline, bound, self._reply, service.turn, service.metrics)
+            shared = service.bound_runs(pipeline), self._reply, service.turn, service.metrics
+            self._short_way = ShortWay(pipeline, *shared, rest=self._rest)
 
 
 def _descriptor(serialized: bytes | None) -> fl.FlightDescriptor:
     if serialized is None:
         raise DecodeError("the call has no descriptor: it says which pipeline is to answer")
-    try:
-        return fl.FlightDescriptor.deserialize(serialized)
-    except (pa.ArrowException, OSError, ValueError) as error:
-        raise DecodeError("the call's descriptor cannot be read") from error
+    return parse(fl.FlightDescriptor, serialized)

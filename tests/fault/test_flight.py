@@ -19,6 +19,8 @@ from support.arrow import vectors
 from support.engine import DEADLINE_S, ROOT, Engine
 from support.flight import DO_EXCHANGE, INFER, connect, exchange, refusal, wire_messages
 
+from engine.flight.messages import data_pieces
+
 FLIGHT = {"FLIGHT_PORT": "0"}
 MUTATIONS = 2_000
 MIB = 1 << 20
@@ -128,6 +130,45 @@ def test_compressed_batches_give_the_same_bits(serving, compression):
     (reply, _), = exchange(client, [BATCH], options=options)  # fmt: skip
 
     assert reply.to_pylist() == ANSWER
+
+
+def test_compressed_batches_differ_in_more_than_their_numbers(serving):
+    """Of two of one size and header one may hold its numbers as they are, the other compressed."""
+    engine = serving("linear", environ=FLIGHT)
+    rng = np.random.default_rng(0)
+    plain = rng.integers(1 << 32, size=1024, dtype=np.uint32).view(np.float32)
+    zeros = np.zeros(1024, np.float32)
+    batch = pa.record_batch({"x": pa.FixedSizeListArray.from_arrays(pa.array(plain), 4)})
+    schema = wire_messages([batch])[0]
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(
+        sink, batch.schema, options=pa.ipc.IpcWriteOptions(compression="zstd")
+    ) as writer:
+        writer.write_batch(batch)
+    _, message = pa.ipc.MessageReader.open_stream(sink.getvalue())
+    packed_bytes = 8 + len(pa.compress(plain.tobytes(), "zstd"))
+    header = message.metadata.to_pybytes()
+    assert header.count(packed_bytes.to_bytes(8, "little")) == 1
+    header = header.replace(packed_bytes.to_bytes(8, "little"), (8 + 4096).to_bytes(8, "little"))
+    packed = pa.compress(zeros.tobytes(), "zstd", asbytes=True)
+    skipped = 4096 - len(packed) - 8
+    frame = b"\x50\x2a\x4d\x18" + skipped.to_bytes(4, "little") + bytes(skipped)
+    rest = bytes(message.body.size - 8 - 4096)
+    as_it_is = (-1).to_bytes(8, "little", signed=True) + plain.tobytes() + rest
+    compressed = (4096).to_bytes(8, "little") + packed + frame + rest
+    messages = [schema] + [
+        b"".join(data_pieces(header, b"", body)) for body in (*[as_it_is] * 8, compressed)
+    ]
+
+    with grpc.insecure_channel(f"127.0.0.1:{engine.flight_port}") as channel:
+        call = channel.stream_stream(DO_EXCHANGE)(iter(messages), timeout=DEADLINE_S)
+        bodies = [reply.rpartition(b"\xc2\x3e")[2] for reply in call][1:]
+
+    assert len(bodies) == 9
+    assert len({body[-2048:] for body in bodies[:8]}) == 1
+    batch = pa.record_batch({"x": pa.FixedSizeListArray.from_arrays(pa.array(zeros), 4)})
+    (nothing, _), = exchange(connect(engine), [batch])  # fmt: skip
+    assert bodies[8].endswith(nothing["out.y"].chunk(0).values.to_numpy().tobytes())
 
 
 @pytest.mark.parametrize("what", ["rows", "type", "columns"])
