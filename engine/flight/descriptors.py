@@ -78,10 +78,10 @@ def parse(kind: type[MessageT], content: bytes) -> MessageT:
     Raises:
         DecodeError: it is none.
     """
-    _check_text(kind, content)
     try:
+        _check_text(kind, content)
         return kind.deserialize(content)
-    except pa.ArrowException as error:
+    except (DecodeError, pa.ArrowException) as error:
         expected = f": {EXPECTED}" if kind is fl.FlightDescriptor else ""
         raise DecodeError(
             f"the request holds no {kind.__name__} of Arrow Flight ({first_line(error)}){expected}"
@@ -206,7 +206,7 @@ def _check_text(kind: type[MessageT], content: bytes) -> None:
             if field == number:
                 content[begin:end].decode()
     except UnicodeDecodeError:
-        raise DecodeError(f"the request's {kind.__name__} has text that is not UTF-8") from None
+        raise DecodeError("its text is not UTF-8") from None
 
 
 def _text(part: bytes | str) -> str:

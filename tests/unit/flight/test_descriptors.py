@@ -33,5 +33,5 @@ def test_text_that_is_none_is_refused_without_a_line_of_the_library(kind, conten
 
 @pytest.mark.parametrize("content", [b"\x08\x01\x1a\x05a", b"\xff" * 12])
 def test_nonsense_is_refused(content):
-    with pytest.raises(DecodeError):
+    with pytest.raises(DecodeError, match=r"no FlightDescriptor .*: expected is the path"):
         parse(fl.FlightDescriptor, content)
