@@ -2,6 +2,7 @@
 
 import gc
 import gzip
+import tracemalloc
 import weakref
 import zlib
 
@@ -282,6 +283,24 @@ def test_what_cannot_be_decompressed_ends_its_call(client, service, packed, stat
 
     assert service.only.messages == []
     assert client.replies().status() == status
+
+
+def test_messages_that_are_held_back_stay_compressed(client, service):
+    """What 256 KiB of them would be, of every call that is held, is a thousandfold."""
+    service.on_accept = lambda call: call.hold()
+    client.send(request(1, (b"grpc-encoding", b"gzip")))
+    packed = frames(1, message(gzip.compress(bytes(1 << 20)), 1) * 20)
+
+    tracemalloc.start()
+    try:
+        client.send(packed)
+        held_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert held_bytes < 1 << 20
+    service.only.call.go_on()
+    assert service.only.messages == [bytes(1 << 20)] * 20
 
 
 class Memory(bytearray):
