@@ -48,7 +48,8 @@ class Inbox:
         self._window = WINDOW_BYTES
         self._is_held = False
         self._is_end_told = False
-        self._waiting: deque[bytes | memoryview] = deque()  # messages, while it is held
+        # messages, and which of them are compressed still, while it is held
+        self._waiting: deque[tuple[bytes | memoryview, bool]] = deque()
         self._prefix = b""
         self._is_compressed = False
         self._left = 0  # bytes of the message that are still to come; 0 between messages
@@ -131,7 +132,7 @@ class Inbox:
         self._is_held = False
         call = self._call
         while self._waiting and not self._is_held and not call.is_over:
-            call.handler.take(self._waiting.popleft())
+            self._take(*self._waiting.popleft())
         self._tell_end()
         self._open_window()
 
@@ -213,25 +214,24 @@ class Inbox:
     def _complete(self) -> None:
         if self._placed is not None:
             placed, self._placed = self._placed, None
-            self._deliver(placed)
+            self._deliver(placed, is_compressed=False)
             return
         message, self._small = bytes(self._small), bytearray()
-        if self._is_compressed:
-            self._is_compressed = False
-            plain = self._decompress(message)
-            if plain is None:
-                return
-            message = plain
-        self._deliver(message)
+        is_compressed, self._is_compressed = self._is_compressed, False
+        self._deliver(message, is_compressed=is_compressed)
 
-    def _deliver(self, message: bytes | memoryview) -> None:
-        call = self._call
+    def _deliver(self, message: bytes | memoryview, *, is_compressed: bool) -> None:
         if self._is_held or self._waiting:
-            self._waiting.append(message)
-        elif not call.is_over:
-            call.handler.take(message)
+            self._waiting.append((message, is_compressed))  # what it would be may be a thousandfold
+        else:
+            self._take(message, is_compressed)
 
-    def _decompress(self, content: bytes) -> bytes | None:
+    def _take(self, message: bytes | memoryview, is_compressed: bool) -> None:
+        whole = self._decompress(message) if is_compressed else message
+        if whole is not None and not self._call.is_over:
+            self._call.handler.take(whole)
+
+    def _decompress(self, content: bytes | memoryview) -> bytes | None:
         """A compressed message as it was; None where the call was ended for it."""
         call = self._call
         if call.headers.get(b"grpc-encoding") not in {b"gzip", b"deflate"}:
