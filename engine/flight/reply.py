@@ -43,10 +43,12 @@ class Reply:
     Attributes:
         batch: all of it.
         told: what the ``app_metadata`` of its parts tells.
+        kept_bytes: of the request's message, which stays as long as a record does that views it.
     """
 
     batch: pa.RecordBatch
     told: flight_pb2.BatchReply
+    kept_bytes: int = 0
 
     def parts(self) -> Iterator[Part]:
         """What goes out, in order; each part is made when it is asked for."""

@@ -71,7 +71,7 @@ class Results:
         """
         batch = reply.batch
         columns = 1 + sum(1 + kind.num_fields for kind in batch.schema.types)
-        size_bytes = batch.get_total_buffer_size() + columns * COLUMN_BYTES
+        size_bytes = max(batch.get_total_buffer_size(), reply.kept_bytes) + columns * COLUMN_BYTES
         now_s = time.monotonic()
         with self._lock:
             self._drop_expired(now_s)

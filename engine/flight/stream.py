@@ -149,6 +149,8 @@ class Stream:
             return error
         finally:
             del outcome  # an error would hold this frame, and this frame the rows
+        if self._wanted is not None and self._wanted.as_records:
+            reply.kept_bytes = request.size_bytes
         request.count(reply.told.elapsed_ns)
         return reply
 

@@ -28,6 +28,16 @@ def test_answers_without_rows_take_room_too():
         results.add(key, reply(0))
 
 
+def test_a_record_counts_with_the_message_that_it_keeps():
+    """It views columns of it, which may be the least of what it holds."""
+    results, small = Results(100 * KIB, 30), reply(1)
+    small.kept_bytes = 60 * KIB
+    results.add(None, small)
+
+    with pytest.raises(OverloadedError):
+        results.add(None, small)
+
+
 @pytest.mark.parametrize("end", ["read", "closed", "dropped"])
 def test_answers_hold_their_room_until_they_are_sent(end):
     results = Results(100 * KIB, 30)
