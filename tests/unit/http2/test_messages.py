@@ -303,6 +303,24 @@ def test_messages_that_are_held_back_stay_compressed(client, service):
     assert service.only.messages == [bytes(1 << 20)] * 20
 
 
+def test_what_is_held_stays_compressed(client, service):
+    """It may become a thousandfold, and nobody counts it: here it is seen by what it does not end."""
+    service.on_take = hold
+    client.send(request(1, (b"grpc-encoding", b"gzip")))
+
+    client.send(data(1, message(gzip.compress(b"hello"), 1) * 3 + message(b"nonsense", 1) + HELLO))
+    assert service.only.messages == [b"hello"]
+    service.only.call.go_on()
+    service.only.call.go_on()
+    assert service.only.messages == [b"hello"] * 3
+    assert service.only.events == []
+    service.only.call.go_on()
+
+    assert service.only.messages == [b"hello"] * 3
+    assert service.only.events == ["leave"]
+    assert client.replies().status() == INTERNAL
+
+
 class Memory(bytearray):
     """Where a message stands, that can be watched."""
 
