@@ -304,7 +304,7 @@ def test_messages_that_are_held_back_stay_compressed(client, service):
 
 
 def test_what_is_held_stays_compressed(client, service):
-    """It may become a thousandfold, and nobody counts it: here it is seen by what it does not end."""
+    """It may become a thousandfold, uncounted; seen here by what does not end the call."""
     service.on_take = hold
     client.send(request(1, (b"grpc-encoding", b"gzip")))
 
