@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["RunningPipeline", "ServedModel"]
 
 MOST_BOUND: Final = 8  # numbers of rows: each is tried with some ten runs
-TINY_RUN_NS: Final = 100_000
+BOUND_RUN_NS: Final = 100_000  # what a longer run gains is nothing beside it
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ class RunningPipeline:
             if is_new or len(self._bound) == MOST_BOUND:
                 return None
             model, run_ns = self._plan.joint_model, self.cost.least_ns(rows)
-            if model is None or run_ns is None or run_ns > TINY_RUN_NS:
+            if model is None or run_ns is None or run_ns > BOUND_RUN_NS:
                 return None
             self._bound[rows] = model.bind_rows(rows)
         return self._bound[rows]

@@ -30,19 +30,20 @@ if TYPE_CHECKING:
     from engine.batching.line import Line
     from engine.request import InferRequest
 
-__all__ = ["Turn"]
+__all__ = ["TINY_RUN_NS", "Turn", "holds_no_slot"]
 
+TINY_RUN_NS: Final = 100_000
 INLINE_RUN_NS: Final = 1_000_000  # run on the event loop: others wait no longer than this
 
 ReplyT = TypeVar("ReplyT")
 
 
-class Turn:
-    """Collects the calls of one turn of the event loop.
+def holds_no_slot() -> None:
+    """What follows a run that needed no slot."""
 
-    Attributes:
-        end: gives back the slot that ``try_begin`` took.
-    """
+
+class Turn:
+    """Collects the calls of one turn of the event loop."""
 
     def __init__(
         self, answer: Callable[[Sequence[InferRequest]], None], line: Line[InferRequest]
@@ -55,7 +56,6 @@ class Turn:
         """
         self._answer = answer
         self._line = line
-        self.end = line.release
         self._calls: list[InferRequest] = []
         self._replies: deque[tuple[Callable[[Any], None], Any]] = deque()
 
@@ -101,8 +101,12 @@ class Turn:
             self._run(batch)
             calls = rest
 
-    def try_begin(self, rows: int, policy: BatchPolicy | None, cost: RunCost) -> bool:
-        """Take a slot to run rows here and now, if that is quick and a slot is free.
+    def begin(
+        self, rows: int, policy: BatchPolicy | None, cost: RunCost
+    ) -> Callable[[], None] | None:
+        """Whether rows may be run here and now, before whatever waits.
+
+        A run that is tiny needs no slot: it is over before anybody could have it.
 
         Args:
             rows: how many.
@@ -110,22 +114,37 @@ class Turn:
             cost: what their runs take.
 
         Returns:
-            Whether they may be run; then ``end`` is to follow.
+            What is to be called after the run; None where they may not be run here.
         """
+        least_ns = cost.least_ns(rows)
+        if least_ns is not None and least_ns <= TINY_RUN_NS:
+            is_held = policy is not None and policy.delay_ns and rows < policy.target_rows
+            return None if is_held else holds_no_slot
+        return self._take_slot(rows, policy, cost)
+
+    def _take_slot(
+        self, rows: int, policy: BatchPolicy | None, cost: RunCost
+    ) -> Callable[[], None] | None:
+        """As ``begin``, where a slot is free and nobody waits for one."""
         if policy is not None and policy.delay_ns and rows < policy.target_rows:
-            return False
+            return None
         estimate_ns = cost.estimate_ns(rows)
-        return estimate_ns is not None and estimate_ns <= INLINE_RUN_NS and self._line.try_acquire()
+        if estimate_ns is None or estimate_ns > INLINE_RUN_NS or not self._line.try_acquire():
+            return None
+        return self._line.release
 
     def _run(self, batch: list[InferRequest]) -> None:
         """Run calls of one key here, or put them into the line."""
         first = batch[0]
         rows = first.rows if len(batch) == 1 else sum([call.rows for call in batch])
-        if first.frame is not None and self.try_begin(rows, first.policy, first.pipeline.cost):
+        end = None
+        if first.frame is not None:
+            end = self._take_slot(rows, first.policy, first.pipeline.cost)
+        if end is not None:
             try:
                 self._answer(batch)
             finally:
-                self.end()
+                end()
             return
         for call in batch:
             try:

@@ -6,7 +6,6 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from engine.errors import OverloadedError
-from engine.flight.short_way import BoundRuns
 
 if TYPE_CHECKING:
     from engine.batching.line import Line
@@ -14,7 +13,6 @@ if TYPE_CHECKING:
     from engine.dataplane import DataPlane
     from engine.metrics import Metrics
     from engine.request import InferRequest
-    from engine.running import RunningPipeline
     from engine.turn import Turn
 
 __all__ = ["FlightService"]
@@ -33,7 +31,6 @@ class FlightService:
         max_held_bytes: of large messages that are arriving or being answered, of all calls.
         request_timeout_s: after this long a batch that still waits is answered with an error.
         held_bytes: of such messages, now.
-        bound: memory for the runs of a pipeline, and which that is.
     """
 
     plane: DataPlane
@@ -44,7 +41,6 @@ class FlightService:
     max_held_bytes: int
     request_timeout_s: float
     held_bytes: int = 0
-    bound: tuple[RunningPipeline, BoundRuns] | None = None
 
     def hold(self, size_bytes: int, own_bytes: int) -> None:
         """Hold a large message.
@@ -64,10 +60,3 @@ class FlightService:
                 f"QUEUE_MAX_BYTES={self.max_held_bytes}): try again shortly"
             )
         self.held_bytes += size_bytes
-
-    def bound_runs(self, pipeline: RunningPipeline) -> BoundRuns:
-        """Memory for the runs of a pipeline with one model and one input."""
-        if self.bound is None or self.bound[0] is not pipeline:
-            (spec,) = pipeline.inputs
-            self.bound = pipeline, BoundRuns(pipeline.lone_model, spec)
-        return self.bound[1]

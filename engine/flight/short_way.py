@@ -10,7 +10,7 @@ Rules that hold here:
 - Whatever is not exactly that, or cannot be answered at once, is left to the usual way, before
   anything was done for it: None, never an error.
 - Nothing is known but of messages that the usual way has read, checked and answered.
-- Everything runs on the event loop, which is the one thread that uses ``BoundRuns``.
+- Everything runs on the event loop, which is the one thread that uses ``bound_rows``.
 - With the log on nothing goes this way: the log reads the columns themselves.
 """
 
@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine.codecs.ipc_guard import is_compressed
+from engine.turn import TINY_RUN_NS, holds_no_slot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -35,40 +36,11 @@ if TYPE_CHECKING:
     from engine.pipeline.actions import Model
     from engine.running import RunningPipeline
     from engine.turn import Turn
-    from engine.values import BoundRows, TensorSpec
 
-__all__ = ["BoundRuns", "ShortWay"]
+__all__ = ["ShortWay"]
 
-TINY_RUN_NS: Final = 100_000  # needs no slot: it is over before anybody could have it
-MOST_BOUND_BYTES: Final = 1 << 14
-MOST_BINDINGS: Final = 8  # each is tried with some ten runs
 MOST_LAYOUTS: Final = 16
 MOST_TRIALS: Final = 4  # the reply is worked out where as many rows come for the second time
-
-
-class BoundRuns:
-    """Memory that ONNX Runtime knows, by the number of rows, for the model of one pipeline."""
-
-    def __init__(self, model: Model | None, spec: TensorSpec) -> None:
-        """Bind nothing yet; ``spec`` is the model's only input."""
-        self._model = model
-        self._row_bytes = (spec.row_size or 1) * np.dtype(spec.element.numpy).itemsize
-        self._bound: dict[int, BoundRows | None] = {}
-        self._last_rows = 0
-
-    def get(self, rows: int) -> BoundRows | None:
-        """Memory for so many rows; made where as many come again."""
-        bound = self._bound.get(rows)
-        if bound is None and rows not in self._bound:
-            if (
-                rows == self._last_rows
-                and self._model is not None
-                and len(self._bound) < MOST_BINDINGS
-                and rows * self._row_bytes <= MOST_BOUND_BYTES
-            ):
-                self._bound[rows] = bound = self._model.bind_rows(rows)
-            self._last_rows = rows
-        return bound
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -92,7 +64,6 @@ class ShortWay:
     def __init__(
         self,
         pipeline: RunningPipeline,
-        bound: BoundRuns,
         reply: ReplyWriter,
         turn: Turn,
         metrics: Metrics,
@@ -103,7 +74,6 @@ class ShortWay:
 
         Args:
             pipeline: answers them.
-            bound: memory for its runs.
             reply: writes the answers of the stream.
             turn: gives slots for runs that need one.
             metrics: counts them.
@@ -116,12 +86,9 @@ class ShortWay:
         policy = pipeline.policy
         self._policy = policy
         self._most_shared_rows = 0 if policy is None else policy.max_rows
-        self._least_rows = 1
-        if policy is not None and policy.delay_ns > 0:
-            self._least_rows = policy.target_rows  # fewer wait for company
         self._model: Model = pipeline.lone_model  # type: ignore[assignment] # see is_open_to
         self._cost = pipeline.cost
-        self._bound = bound
+        self._pipeline = pipeline
         self._reply = reply
         self._turn = turn
         self._metrics = metrics
@@ -182,11 +149,12 @@ class ShortWay:
         if layout is None or message[: len(layout.before)] != layout.before:
             return None
         rows = layout.rows
-        if rows < self._least_rows or not (has_slot := self._begin(rows)):
+        end = self._begin(rows)
+        if end is None:
             return None
         try:
             tensor: Any = np.ndarray((rows, *self._row_shape), self._dtype, message, layout.start)
-            bound = self._bound.get(rows)
+            bound = self._pipeline.bound_rows(rows)
             parsed_ns = time.monotonic_ns()
             if bound is not None:
                 bound.tensor[...] = tensor
@@ -200,8 +168,8 @@ class ShortWay:
         except Exception:  # noqa: BLE001 - whatever it is, it will be again, and be told
             pieces = None
         finally:
-            if has_slot is not _NO_SLOT:
-                self._turn.end()
+            if end is not holds_no_slot:
+                end()
                 self._rest()
         if pieces is None:
             self._forget(len(message))
@@ -218,16 +186,8 @@ class ShortWay:
         self._failures[size_bytes] = failures
         del self._layouts[size_bytes]
 
-    def _begin(self, rows: int) -> object:
-        """Whether rows may be run here and now; ``_NO_SLOT`` where that needs no slot."""
-        least_ns = self._cost.least_ns(rows)
-        if least_ns is None:
-            return False
-        if least_ns <= TINY_RUN_NS:
-            return _NO_SLOT
-        if rows <= self._most_shared_rows:
-            return False  # others may come to share the run
-        return self._turn.try_begin(rows, self._policy, self._cost)
-
-
-_NO_SLOT: Final = object()
+    def _begin(self, rows: int) -> Callable[[], None] | None:
+        """What follows a run here and now; None where the rows may not be run so."""
+        if rows <= self._most_shared_rows and (self._cost.least_ns(rows) or 0.0) > TINY_RUN_NS:
+            return None  # others may come to share the run
+        return self._turn.begin(rows, self._policy, self._cost)

@@ -170,7 +170,7 @@ class Stream:
             return
         as_records = self._wanted is not None and self._wanted.as_records
         if service.plane.log is None and not as_records and ShortWay.is_open_to(schema, pipeline):
-            shared = service.bound_runs(pipeline), self._reply, service.turn, service.metrics
+            shared = self._reply, service.turn, service.metrics
             self._short_way = ShortWay(pipeline, *shared, rest=self._rest)
 
 

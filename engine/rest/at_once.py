@@ -81,7 +81,8 @@ def answer_at_once(
     if given is None:
         return None
     frame, feeds = given
-    if not service.turn.try_begin(frame.rows, pipeline.policy, pipeline.cost):
+    end = service.turn.begin(frame.rows, pipeline.policy, pipeline.cost)
+    if end is None:
         return None
     try:
         parse_ns = time.monotonic_ns() - started_ns
@@ -95,7 +96,7 @@ def answer_at_once(
         if plane.log is not None:
             plane.log.append((result,))
     finally:
-        service.turn.end()
+        end()
     return write_answer(service, head, result, started_ns)
 
 

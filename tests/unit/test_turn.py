@@ -10,7 +10,7 @@ from engine.batching.entry import BatchPolicy
 from engine.batching.line import Line
 from engine.errors import OverloadedError
 from engine.request import InferRequest
-from engine.turn import Turn
+from engine.turn import TINY_RUN_NS, Turn, holds_no_slot
 
 DEADLINE_S = 30
 QUICK_NS, LONG_NS = 1_000, 2_000_000
@@ -170,3 +170,21 @@ def test_replies_come_back_to_the_loop_in_order(engine):
     assert got == [(number, "sender") for number in range(3)]
     engine.turn.send(loop, got.append, "nobody is there any more")
     assert len(got) == 3
+
+
+def test_a_tiny_run_needs_no_slot_and_a_quick_one_does():
+    engine = Engine(slots=1)
+    engine.line.start()
+    quick, tiny = RunCost(), RunCost()
+    quick.learn(1, TINY_RUN_NS + 1)
+    tiny.learn(1, TINY_RUN_NS)
+
+    assert engine.turn.begin(2, None, tiny) is None  # never run
+    assert engine.turn.begin(1, BatchPolicy(10, target_rows=2, delay_ns=1), tiny) is None
+    give_back = engine.turn.begin(1, None, quick)
+    assert engine.line.busy == 1
+    assert engine.turn.begin(1, None, quick) is None
+    assert engine.turn.begin(1, None, tiny) is holds_no_slot
+    give_back()
+    assert engine.line.busy == 0
+    engine.line.close(DEADLINE_S)

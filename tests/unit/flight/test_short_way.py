@@ -15,10 +15,10 @@ from engine.flight.short_way import (
     MOST_LAYOUTS,
     MOST_TRIALS,
     TINY_RUN_NS,
-    BoundRuns,
     ShortWay,
 )
 from engine.metrics import Metrics
+from engine.turn import Turn
 
 PIECES = (b"answer",)
 
@@ -37,12 +37,15 @@ class Stream:
         for rows in range(64):
             cost.learn(rows, run_ns)
         pipeline = SimpleNamespace(
-            inputs=(spec("x"),), policy=None, lone_model=self.model, cost=cost
+            inputs=(spec("x"),),
+            policy=None,
+            lone_model=self.model,
+            cost=cost,
+            bound_rows=lambda _: None,
         )
         reply = SimpleNamespace(pieces=lambda *_, **__: pieces)
-        turn = SimpleNamespace(try_begin=lambda *_: True, end=self.end)
-        bound = BoundRuns(self.model, spec("x"))
-        self.way = ShortWay(pipeline, bound, reply, turn, Metrics(), rest=self.rest)
+        turn = Turn(lambda _: None, SimpleNamespace(try_acquire=lambda: True, release=self.end))
+        self.way = ShortWay(pipeline, reply, turn, Metrics(), rest=self.rest)
         self.incoming = Incoming(IpcLimits())
         self.incoming.read_schema(wire_messages([batch_of(1)])[0])
 
