@@ -125,6 +125,7 @@ class ShortCall:
                     self._post(self._send, message)
         except Exception as error:  # noqa: BLE001 - whatever it is, the client is told of an end
             outcome = error
+        self._has_room.wait()  # its place is given back once what was sent is read, but for the end
         self._post(self._end, outcome)
         del outcome  # its traceback holds this frame, and this frame what was to be sent
 
