@@ -1,12 +1,11 @@
 """What one HTTP connection can make the engine hold, and whether it can be made to hang."""
 
-import sys
 import threading
 
 import orjson
 import pytest
 from support import models
-from support.engine import RECORDS, Engine, has_data, inference_head
+from support.engine import RECORDS, has_data, impatient_engine, inference_head
 
 pytestmark = pytest.mark.fault
 
@@ -35,14 +34,8 @@ def slow(serving):
 def impatient(tmp_path_factory):
     """The real engine with deadlines of 1 s and 2 s in place of 30 s, for tests that wait."""
     folder = models.write_pipeline(tmp_path_factory.mktemp("pipeline"), models.linear())
-    program = (
-        "import sys, engine.rest.connection as connection, engine.rest.flow as flow\n"
-        "import engine.__main__ as main\n"
-        "connection.BODY_TIMEOUT_S = 1.0\n"
-        "flow.WRITE_TIMEOUT_S = 2.0\n"
-        "sys.exit(main.main(['serve']))\n"
-    )
-    engine = Engine({"PIPELINE_URL": str(folder)}, [sys.executable, "-c", program]).ready()
+    timeouts_s = {"rest.connection.BODY_TIMEOUT_S": 1.0, "rest.flow.WRITE_TIMEOUT_S": 2.0}
+    engine = impatient_engine(folder, timeouts_s)
     yield engine
     engine.stop()
 

@@ -1,12 +1,11 @@
 """Hostile HTTP: limits, framing, heads, slow and vanished clients, at the level of bytes."""
 
 import contextlib
-import sys
 
 import orjson
 import pytest
 from support import models
-from support.engine import RECORDS, Engine, has_data, inference_head
+from support.engine import RECORDS, has_data, impatient_engine, inference_head
 
 pytestmark = pytest.mark.fault
 
@@ -167,14 +166,8 @@ def test_hostile_19_chunked_body_over_the_limit(small, path):
 def impatient(tmp_path_factory):
     """The real engine with deadlines of 1 s in place of 10 s and 30 s, for tests that wait."""
     folder = models.write_pipeline(tmp_path_factory.mktemp("pipeline"), models.linear())
-    program = (
-        "import sys, engine.rest.connection as connection, engine.rest.flow as flow\n"
-        "import engine.__main__ as main\n"
-        "connection.HEAD_TIMEOUT_S = connection.BODY_TIMEOUT_S = 1.0\n"
-        "flow.WRITE_TIMEOUT_S = 1.0\n"
-        "sys.exit(main.main(['serve']))\n"
-    )
-    engine = Engine({"PIPELINE_URL": str(folder)}, [sys.executable, "-c", program]).ready()
+    names = ("connection.HEAD_TIMEOUT_S", "connection.BODY_TIMEOUT_S", "flow.WRITE_TIMEOUT_S")
+    engine = impatient_engine(folder, {f"rest.{name}": 1.0 for name in names})
     yield engine
     engine.stop()
 

@@ -7,7 +7,6 @@ import shutil
 import socket
 import ssl
 import subprocess
-import sys
 import threading
 import time
 import zlib
@@ -18,7 +17,7 @@ import pyarrow as pa
 import pytest
 from support import http2, models
 from support.arrow import vectors
-from support.engine import Engine
+from support.engine import impatient_engine
 from support.flight import DO_EXCHANGE, connect, exchange, wire_messages
 from support.http2 import (
     END_STREAM,
@@ -56,15 +55,12 @@ def engine(serving):
 def impatient(tmp_path_factory):
     """The real engine with deadlines of 1 s and 2 s in place of 10 s and 30 s."""
     folder = models.write_pipeline(tmp_path_factory.mktemp("pipeline"), models.linear())
-    program = (
-        "import sys, engine.http2.connection as connection, engine.http2.call as call\n"
-        "import engine.__main__ as main\n"
-        "connection.GREET_TIMEOUT_S = 1.0\n"
-        "connection.WRITE_TIMEOUT_S = call.STUCK_TIMEOUT_S = 2.0\n"
-        "sys.exit(main.main(['serve']))\n"
-    )
-    environ = {"PIPELINE_URL": str(folder), **FLIGHT}
-    engine = Engine(environ, [sys.executable, "-c", program]).ready()
+    timeouts_s = {
+        "http2.connection.GREET_TIMEOUT_S": 1.0,
+        "http2.connection.WRITE_TIMEOUT_S": 2.0,
+        "http2.call.STUCK_TIMEOUT_S": 2.0,
+    }
+    engine = impatient_engine(folder, timeouts_s, **FLIGHT)
     yield engine
     engine.stop()
 

@@ -311,3 +311,20 @@ def inference_head(length, path="/infer", content_type=ARROW_FILE, extra=""):
         f"POST {path} HTTP/1.1\r\nHost: edge\r\nContent-Type: {content_type}\r\n"
         f"Content-Length: {length}\r\n{extra}\r\n"
     ).encode()
+
+
+def impatient_engine(folder, timeouts_s, **environ):
+    """The real engine with shorter deadlines than it has, for tests that wait for them.
+
+    Args:
+        folder: of its pipeline.
+        timeouts_s: seconds, by the constant's name below ``engine``.
+        environ: its other settings.
+    """
+    program = ["import importlib, sys"]
+    for name, seconds in timeouts_s.items():
+        module, _, constant = f"engine.{name}".rpartition(".")
+        program.append(f"setattr(importlib.import_module({module!r}), {constant!r}, {seconds})")
+    program.append("sys.exit(importlib.import_module('engine.__main__').main(['serve']))")
+    command = [sys.executable, "-c", "\n".join(program)]
+    return Engine({"PIPELINE_URL": str(folder), **environ}, command).ready()
