@@ -9,7 +9,6 @@ Rules that hold here:
 from __future__ import annotations
 
 import zlib
-from collections import deque
 from typing import TYPE_CHECKING
 
 from engine.http2.frames import U32, Code, ConnectionFault, window_update
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PREFIX_BYTES", "WINDOW_BYTES", "Inbox"]
 
-WINDOW_BYTES: Final = 256 << 10  # that a client may send ahead, of a call
+WINDOW_BYTES: Final = 2 << 20  # that a client may send ahead, of a call: less makes it wait
 LARGE_BYTES: Final = 64 << 10  # of a message that is placed by its handler
 PREFIX_BYTES: Final = 5  # of a message: whether it is compressed, and its length
 MAX_COMPRESSED_BYTES: Final = 16 << 20  # that a compressed message may have without compression
@@ -48,8 +47,10 @@ class Inbox:
         self._window = WINDOW_BYTES
         self._is_held = False
         self._is_end_told = False
-        # messages, and which of them are compressed still, while it is held
-        self._waiting: deque[tuple[bytes | memoryview, bool]] = deque()
+        self._waiting = b""  # what came while it was held: bytes, since messages may be tiny
+        self._waiting_at = 0  # what of it was taken
+        self._coming = bytearray()  # after that
+        self._is_gathering = False
         self._prefix = b""
         self._is_compressed = False
         self._left = 0  # bytes of the message that are still to come; 0 between messages
@@ -60,7 +61,7 @@ class Inbox:
     @property
     def left_bytes(self) -> int:
         """Of the message that has begun, what the client may send and has not."""
-        return 0 if self._is_held or self._waiting else self._left
+        return 0 if self._is_held or self._has_waiting() else self._left
 
     def feed(self, data: memoryview) -> None:
         """Take bytes of messages.
@@ -72,6 +73,7 @@ class Inbox:
         if (
             0 < size <= LARGE_BYTES
             and not (self._left or self._prefix or self._is_held or self._waiting)
+            and not self._coming
             and size < self._window - PREFIX_BYTES
             and data[0] == 0
             and U32.unpack_from(data, 1)[0] == size
@@ -80,15 +82,14 @@ class Inbox:
             self._call.handler.take(bytes(data[PREFIX_BYTES:]))  # nearly always: one, whole
         else:
             self._count(len(data))
-            while len(data) and not self._call.is_over:
-                data = self._gather(data)
+            self._take_in_turn(data)
         if self._window < WINDOW_BYTES // 2 or self._left > self._window:
             self._open_window()
 
     def target(self, most_bytes: int) -> memoryview | None:
         """Where the next bytes of a large message are to stand, at most so many."""
         placed = self._placed
-        if placed is None:
+        if placed is None or self._is_held or self._has_waiting():
             return None
         return placed[self._filled : self._filled + min(most_bytes, self._left)]
 
@@ -118,10 +119,7 @@ class Inbox:
     def end(self) -> None:
         """The client has sent its last byte."""
         self.has_ended = True
-        if self._left or self._prefix:
-            self._call.abort(INTERNAL, "the client ended the call in the middle of a message")
-        else:
-            self._tell_end()
+        self._tell_end()
 
     def hold(self) -> None:
         """Deliver no messages for now; the client may fill its window."""
@@ -130,22 +128,52 @@ class Inbox:
     def go_on(self) -> None:
         """Deliver messages again, those first that have come meanwhile."""
         self._is_held = False
-        call = self._call
-        while self._waiting and not self._is_held and not call.is_over:
-            self._take(*self._waiting.popleft())
+        if self._is_gathering:  # who takes a message goes on with the next by itself
+            return
+        while self._has_waiting() and not self._is_held and not self._call.is_over:
+            if self._waiting_at == len(self._waiting):
+                self._waiting, self._waiting_at = bytes(self._coming), 0
+                self._coming = bytearray()
+            left = self._gather_while_free(memoryview(self._waiting)[self._waiting_at :])
+            self._waiting_at = len(self._waiting) - left
+        if not self._has_waiting():
+            self._waiting, self._waiting_at = b"", 0
         self._tell_end()
         self._open_window()
 
     def clear(self) -> None:
         """Nothing is wanted any more."""
-        self._waiting.clear()
+        self._waiting, self._waiting_at, self._coming = b"", 0, bytearray()
         self._placed = None
         self._small = bytearray()
 
+    def _has_waiting(self) -> bool:
+        return self._waiting_at < len(self._waiting) or bool(self._coming)
+
+    def _take_in_turn(self, data: memoryview) -> None:
+        """Take bytes after those that wait."""
+        left = len(data)
+        if not self._is_held and not self._has_waiting():
+            left = self._gather_while_free(data)
+        if left and not self._call.is_over:
+            self._coming += data[len(data) - left :]
+
+    def _gather_while_free(self, data: memoryview) -> int:
+        """Take bytes until they are used up, or the call is held or over; how many are left."""
+        self._is_gathering = True
+        while len(data) and not self._is_held and not self._call.is_over:
+            data = self._gather(data)
+        self._is_gathering = False
+        return len(data)
+
     def _tell_end(self) -> None:
-        is_due = self.has_ended and not (self._waiting or self._is_held or self._is_end_told)
-        if is_due and not self._call.is_over:
-            self._is_end_told = True
+        is_due = self.has_ended and not (self._has_waiting() or self._is_held or self._is_end_told)
+        if not is_due or self._call.is_over:
+            return
+        self._is_end_told = True
+        if self._left or self._prefix:
+            self._call.abort(INTERNAL, "the client ended the call in the middle of a message")
+        else:
             self._call.handler.end()
 
     def _count(self, size: int) -> None:
@@ -155,7 +183,7 @@ class Inbox:
 
     def _open_window(self) -> None:
         """Let the client send on: the rest of its message, and a little ahead."""
-        if self._is_held or self._waiting or self._call.is_over or self.has_ended:
+        if self._is_held or self._has_waiting() or self._call.is_over or self.has_ended:
             return
         more = WINDOW_BYTES + self._left - self._window
         if more > 0:
@@ -212,26 +240,18 @@ class Inbox:
             return None
 
     def _complete(self) -> None:
+        message: bytes | memoryview | None
         if self._placed is not None:
-            placed, self._placed = self._placed, None
-            self._deliver(placed, is_compressed=False)
-            return
-        message, self._small = bytes(self._small), bytearray()
-        is_compressed, self._is_compressed = self._is_compressed, False
-        self._deliver(message, is_compressed=is_compressed)
-
-    def _deliver(self, message: bytes | memoryview, *, is_compressed: bool) -> None:
-        if self._is_held or self._waiting:
-            self._waiting.append((message, is_compressed))  # what it would be may be a thousandfold
+            message, self._placed = self._placed, None
         else:
-            self._take(message, is_compressed)
+            message, self._small = bytes(self._small), bytearray()
+            if self._is_compressed:
+                self._is_compressed = False
+                message = self._decompress(message)
+        if message is not None and not self._call.is_over:
+            self._call.handler.take(message)
 
-    def _take(self, message: bytes | memoryview, is_compressed: bool) -> None:
-        whole = self._decompress(message) if is_compressed else message
-        if whole is not None and not self._call.is_over:
-            self._call.handler.take(whole)
-
-    def _decompress(self, content: bytes | memoryview) -> bytes | None:
+    def _decompress(self, content: bytes) -> bytes | None:
         """A compressed message as it was; None where the call was ended for it."""
         call = self._call
         if call.headers.get(b"grpc-encoding") not in {b"gzip", b"deflate"}:

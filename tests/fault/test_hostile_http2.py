@@ -30,6 +30,8 @@ from support.http2 import (
     window,
 )
 
+from engine.http2.inbox import WINDOW_BYTES
+
 pytestmark = pytest.mark.fault
 
 MIB = 1 << 20
@@ -417,7 +419,7 @@ def test_a_client_that_never_opens_its_window_is_held_and_others_are_served(engi
         wire.until(lambda: len(wire.replies.content.get(1, b"")) == 65_535)
         assert is_well(engine)
         assert engine.metrics()["sagitta_flight_calls"] == 1
-        for _ in range(5):
+        for _ in range(WINDOW_BYTES // (64 << 10) + 1):
             wire.send(data(1, bytes(64 << 10)))
         wire.until(lambda: wire.codes(http2.GOAWAY))
         assert wire.end() == http2.FLOW_CONTROL_ERROR

@@ -101,7 +101,7 @@ def test_who_sends_more_than_the_window_straight_into_a_message_is_cut_off(clien
     service.on_accept = lambda call: call.hold()
     client.send(request())
 
-    client.send(data(1, message(bytes(1 << 20))), 100_000)
+    client.send(data(1, message(bytes(4 << 20))), 100_000)
 
     assert client.fault() == FLOW_CONTROL_ERROR
     assert service.only.events == ["leave"]
@@ -140,7 +140,7 @@ def test_a_window_that_was_shut_opens_when_the_call_goes_on(client, service):
 def test_a_large_message_that_comes_while_held_waits_in_the_window(client, service):
     service.on_accept = lambda call: call.hold()
     client.send(request())
-    large = message(bytes(range(256)) * 2000)
+    large = message(bytes(range(256)) * 10_000)
 
     client.send(data(1, large[:5]) + data(1, large[5 : WINDOW_BYTES - 5]), 70_000)
     assert client.opened_bytes() == 0
@@ -343,8 +343,6 @@ def test_no_message_outlives_its_use(client, service, end):
     handler.take = lambda _message: None
     gc.disable()
     try:
-        if end != "taken":
-            service.only.call.hold()
         client.send(frames(1, message(bytes(70_000)) + message(bytes(90_000))[: 1 << 16]))
         if end == "taken":
             client.send(frames(1, message(bytes(90_000))[1 << 16 :]))
