@@ -8,6 +8,7 @@ Source: our own design; the documented product has no public Flight endpoint.
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -49,6 +50,7 @@ __all__ = ["FlightServer"]
 SERVICE: Final = "/arrow.flight.protocol.FlightService/"
 MAX_MESSAGE_BYTES: Final = (1 << 31) - 1  # no client of Arrow sends more
 LAST_WAIT_S: Final = 0.5  # for clients to end what is answered, and to go
+COLLECT_CALLS: Final = 32  # a call and its parts know one another: what is left sits in large gaps
 LOOK_S: Final = 0.01  # how often it is looked whether all is answered
 NOT_HERE: Final = {
     "Handshake": "there is no handshake here: where tokens are asked for, send the header "
@@ -85,6 +87,7 @@ class FlightServer:
         self._exchanges: set[ExchangeCall] = set()
         self._short_calls: set[ShortCall] = set()
         self._is_stopping = False
+        self._ended = 0  # exchanges, so far
         self._grpc = GrpcServer(self._accept, max_message_bytes=MAX_MESSAGE_BYTES)
         self._answers: dict[str, Answer] = {
             "DoGet": self._do_get,
@@ -190,6 +193,9 @@ class FlightServer:
     def _end_exchange(self, admitted: Admitted, exchange: ExchangeCall) -> None:
         self._exchanges.discard(exchange)
         admitted.leave()
+        self._ended += 1
+        if self._ended % COLLECT_CALLS == 0:
+            asyncio.get_running_loop().call_soon(gc.collect, 0)
 
     def _end_short_call(self, admitted: Admitted, short_call: ShortCall) -> None:
         self._short_calls.discard(short_call)
