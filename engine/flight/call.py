@@ -260,6 +260,7 @@ class ExchangeCall:
         self._service.held_bytes -= self._held_bytes
         self._held_bytes = 0
         self._parts = None
+        self._stream.end()
         self._on_end(self)
 
 

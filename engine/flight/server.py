@@ -8,7 +8,6 @@ Source: our own design; the documented product has no public Flight endpoint.
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from functools import partial
 from typing import TYPE_CHECKING
@@ -28,6 +27,7 @@ from engine.flight.errors import (
 from engine.flight.messages import batch_pieces, field, schema_pieces
 from engine.flight.results import Results
 from engine.flight.short_call import ShortCall
+from engine.http2.handler import NOBODY
 from engine.http2.server import GrpcServer
 
 if TYPE_CHECKING:
@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from engine.flight.messages import Piece
     from engine.flight.service import FlightService
     from engine.flight.short_call import Answer
-    from engine.http2.call import Call, Handler
+    from engine.http2.call import Call
+    from engine.http2.handler import Handler
     from engine.tokens import TokenFile
 
     Messages = Generator[tuple[Piece, ...]]
@@ -50,7 +51,6 @@ __all__ = ["FlightServer"]
 SERVICE: Final = "/arrow.flight.protocol.FlightService/"
 MAX_MESSAGE_BYTES: Final = (1 << 31) - 1  # no client of Arrow sends more
 LAST_WAIT_S: Final = 0.5  # for clients to end what is answered, and to go
-COLLECT_CALLS: Final = 32  # a call and its parts know one another: what is left sits in large gaps
 LOOK_S: Final = 0.01  # how often it is looked whether all is answered
 NOT_HERE: Final = {
     "Handshake": "there is no handshake here: where tokens are asked for, send the header "
@@ -87,7 +87,6 @@ class FlightServer:
         self._exchanges: set[ExchangeCall] = set()
         self._short_calls: set[ShortCall] = set()
         self._is_stopping = False
-        self._ended = 0  # exchanges, so far
         self._grpc = GrpcServer(self._accept, max_message_bytes=MAX_MESSAGE_BYTES)
         self._answers: dict[str, Answer] = {
             "DoGet": self._do_get,
@@ -158,18 +157,18 @@ class FlightServer:
         answer = self._answers.get(method)
         if method == path or not (is_stream or answer or method in NOT_HERE):
             finish_unimplemented(call, f"there is no method {path[:100]!r}: this is Arrow Flight")
-            return IGNORING
+            return NOBODY
         try:
             admitted = self._admission.admit(call)
         except EngineError as error:
             finish_with(call, error, self._service.metrics)
-            return IGNORING
+            return NOBODY
         if is_stream:
             return self._begin_exchange(call, admitted, is_put=method == "DoPut")
         if answer is None:
             admitted.leave()
             finish_unimplemented(call, NOT_HERE[method])
-            return IGNORING
+            return NOBODY
         finish = finish_schema_with if method == "GetSchema" else finish_with
         short_call = ShortCall(
             call,
@@ -193,9 +192,6 @@ class FlightServer:
     def _end_exchange(self, admitted: Admitted, exchange: ExchangeCall) -> None:
         self._exchanges.discard(exchange)
         admitted.leave()
-        self._ended += 1
-        if self._ended % COLLECT_CALLS == 0:
-            asyncio.get_running_loop().call_soon(gc.collect, 0)
 
     def _end_short_call(self, admitted: Admitted, short_call: ShortCall) -> None:
         self._short_calls.discard(short_call)
@@ -253,25 +249,3 @@ def _soon(deadline_s: float) -> float:
 async def _while(condition: Callable[[], bool], deadline_s: float) -> None:
     while condition() and time.monotonic() < deadline_s:  # noqa: ASYNC110 - many things to wait for
         await asyncio.sleep(LOOK_S)
-
-
-class _Ignoring:
-    """The handler of a call that is over already: whatever its client still sends is nothing."""
-
-    def place(self, _size_bytes: int, _first: memoryview) -> memoryview | None:
-        """Nowhere."""
-
-    def take(self, _message: bytes | memoryview) -> None:
-        """Nothing."""
-
-    def end(self) -> None:
-        """Nothing."""
-
-    def drained(self) -> None:
-        """Nothing."""
-
-    def leave(self) -> None:
-        """Nothing."""
-
-
-IGNORING: Final = _Ignoring()

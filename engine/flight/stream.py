@@ -70,6 +70,10 @@ class Stream:
         """Whether batches may come."""
         return self._frames is not None
 
+    def end(self) -> None:
+        """The call is over: nothing here keeps it any more."""
+        self._rest, self._short_way = _nothing, None
+
     def begin(self, message: bytes | memoryview) -> None:
         """Read a message before the first batch.
 
@@ -172,6 +176,10 @@ class Stream:
         if service.plane.log is None and not as_records and ShortWay.is_open_to(schema, pipeline):
             shared = self._reply, service.turn, service.metrics
             self._short_way = ShortWay(pipeline, *shared, rest=self._rest)
+
+
+def _nothing() -> None:
+    """What a call that is over does to let others have their turn."""
 
 
 def _descriptor(serialized: bytes | None) -> fl.FlightDescriptor:

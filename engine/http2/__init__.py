@@ -6,7 +6,8 @@ listener. A service hands ``GrpcServer`` a function that takes every new ``Call`
 Source: RFC 9113 (HTTP/2), RFC 7541 (HPACK), and gRPC over HTTP/2 (PROTOCOL-HTTP2.md).
 """
 
-from engine.http2.call import HIGH_BYTES, Call, Handler
+from engine.http2.call import HIGH_BYTES, Call
+from engine.http2.handler import NOBODY, Handler
 from engine.http2.server import GrpcServer
 
-__all__ = ["HIGH_BYTES", "Call", "GrpcServer", "Handler"]
+__all__ = ["HIGH_BYTES", "NOBODY", "Call", "GrpcServer", "Handler"]

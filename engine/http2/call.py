@@ -14,7 +14,7 @@ import base64
 import math
 import urllib.parse
 from collections import deque
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from engine.http2.frames import (
     END_STREAM,
@@ -27,6 +27,7 @@ from engine.http2.frames import (
     header_block,
     header_frames,
 )
+from engine.http2.handler import NOBODY
 from engine.http2.inbox import PREFIX_BYTES, Inbox
 
 if TYPE_CHECKING:
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
     from typing import Final
 
     from engine.http2.connection import Connection
+    from engine.http2.handler import Handler
 
-__all__ = ["HIGH_BYTES", "Call", "Handler"]
+__all__ = ["HIGH_BYTES", "Call"]
 
 HIGH_BYTES: Final = 256 << 10  # of a call that wait to be read: send no more for now
 DATA: Final = int(Kind.DATA)
@@ -52,29 +54,6 @@ REPLY_HEAD: Final = NO_TABLE + header_block(
 )
 
 
-class Handler(Protocol):
-    """What answers a call; called on the event loop, and never raises."""
-
-    def place(self, size_bytes: int, first: memoryview) -> memoryview | None:
-        """Where a large message is to stand, which begins with ``first``.
-
-        Returns:
-            Memory of exactly that size; None where the call is refused, by ``finish``.
-        """
-
-    def take(self, message: bytes | memoryview) -> None:
-        """A message is whole; a large one stands where it was placed."""
-
-    def end(self) -> None:
-        """The client has sent its last message."""
-
-    def drained(self) -> None:
-        """``unsent_bytes`` has fallen below ``HIGH_BYTES`` again."""
-
-    def leave(self) -> None:
-        """The call is over without ``finish``: cancelled, too late, or its connection is lost."""
-
-
 class Call:
     """One call.
 
@@ -82,7 +61,7 @@ class Call:
         loop: the event loop.
         path: of the method.
         headers: of the request, by lower-case name, the last of each.
-        handler: what answers it.
+        handler: what answers it; ``NOBODY`` once it is over, so that neither keeps the other.
         stream: its number on the connection.
         inbox: puts its client's messages together.
         is_over: nothing that is sent goes anywhere any more.
@@ -197,16 +176,18 @@ class Call:
         self._trailers = None
         self._drop_unsent()
         if not self.is_over:
+            handler = self.handler
             self._end()
-            self.handler.leave()
+            handler.leave()
         self._connection.forget(self)
 
     def abort(self, status: int, text: str) -> None:
         """End a call that its handler has not ended."""
         if not self.is_over:
+            handler = self.handler
             self._drop_unsent()
             self.finish(status, text)
-            self.handler.leave()
+            handler.leave()
 
     def check(self, now_s: float) -> None:
         """End it where its client gets on with nothing, once it has begun to.
@@ -276,6 +257,7 @@ class Call:
 
     def _end(self) -> None:
         self.is_over = True
+        self.handler = NOBODY
         if self._timer is not None:
             self._timer.cancel()
         self.inbox.clear()

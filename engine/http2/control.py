@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
 
-    from engine.http2.call import Handler
     from engine.http2.connection import Connection
+    from engine.http2.handler import Handler
     from engine.http2.heads import RequestHead
 
 __all__ = ["Control"]

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Final
 
-    from engine.http2.call import Call, Handler
+    from engine.http2.call import Call
+    from engine.http2.handler import Handler
 
 __all__ = ["GrpcServer"]
 

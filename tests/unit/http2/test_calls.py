@@ -21,6 +21,7 @@ from support.http2 import (
 
 from engine.http2 import HIGH_BYTES
 from engine.http2.call import STUCK_TIMEOUT_S
+from engine.http2.handler import NOBODY
 
 HELLO = message(b"hello")
 DEADLINE_EXCEEDED = 4
@@ -420,3 +421,19 @@ def test_what_is_no_grpc_is_refused_as_http(client, service, name, value, status
     assert client.replies().ended == {1}
     assert resets(client) == [0]
     assert service.calls == []
+
+
+@pytest.mark.parametrize("end", ["finished", "reset", "lost"])
+def test_a_call_that_is_over_keeps_its_handler_no_more(client, service, end):
+    """They know one another: together they would wait for the garbage collector."""
+    client.send(request())
+    call = service.only.call
+
+    {
+        "finished": call.finish,
+        "reset": lambda: client.send(http2.reset(1)),
+        "lost": client.lose,
+    }[end]()
+
+    assert call.handler is NOBODY
+    assert service.only.events == ([] if end == "finished" else ["leave"])
