@@ -113,6 +113,6 @@ class Metrics:
             return count
 
     def record_cancelled(self) -> None:
-        """Count a request whose caller went away before it was run."""
+        """Count a request whose caller went away before its answer."""
         with self.lock:
             self.cancelled += 1

@@ -109,16 +109,15 @@ class InferRequest(Entry):
             raise InternalError("a request without rows")
         return self.frame
 
-    def is_gone(self) -> bool:
-        """Whether nobody waits for the answer any more."""
-        return self.is_abandoned
-
     def wait(self) -> None:
         """It stands in the line; called on the thread that put it there."""
         raise NotImplementedError
 
     def settle(self) -> None:
-        """Answer the caller with the outcome; called on the thread that ran it, never raises."""
+        """Answer the caller with the outcome, or let go of everything where it was abandoned.
+
+        Called on the thread that ran it, or took it out of the line; never raises.
+        """
         raise NotImplementedError
 
 
@@ -137,7 +136,7 @@ def answer(requests: Sequence[InferRequest], metrics: Metrics, log: Log | None) 
 
     Args:
         requests: one, or several whose policy lets them be run together.
-        metrics: counts the runs that were shared, and the requests that were not run.
+        metrics: counts the runs that were shared.
         log: keeps the answers, all of a run in one commit, before any of them leaves.
     """
     if len(requests) == 1 and not requests[0].queued_ns:
@@ -146,7 +145,7 @@ def answer(requests: Sequence[InferRequest], metrics: Metrics, log: Log | None) 
             _keep(requests, log)
         requests[0].settle()
         return
-    live = [request for request in requests if not _is_dropped(request, metrics)]
+    live = [request for request in requests if _is_live(request)]
     if len(live) == 1:
         _run_alone(live[0])
     elif live:
@@ -154,22 +153,15 @@ def answer(requests: Sequence[InferRequest], metrics: Metrics, log: Log | None) 
         _run_together(live)
     if log is not None:
         _keep(live, log)
-    for request in live:
+    for request in requests:
         request.settle()
 
 
-def _is_dropped(request: InferRequest, metrics: Metrics) -> bool:
-    """Whether a request that waited need not be run; counts those that were cancelled, once."""
-    if not request.queued_ns:
-        return False
-    request.queue_ns = time.monotonic_ns() - request.queued_ns
-    if not request.is_gone():
-        return False
-    if not request.is_abandoned:  # else its caller has counted it, or has answered it: too late
-        request.is_abandoned = True
-        metrics.record_cancelled()
-    request.frame = request.feeds = None  # its connection may know it for long
-    return True
+def _is_live(request: InferRequest) -> bool:
+    """Whether a request, if it has waited, is still waited for."""
+    if request.queued_ns:
+        request.queue_ns = time.monotonic_ns() - request.queued_ns
+    return not request.is_abandoned
 
 
 def _keep(requests: Sequence[InferRequest], log: Log) -> None:

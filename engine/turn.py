@@ -74,6 +74,10 @@ class Turn:
         if len(self._calls) == 1:
             loop.call_soon(self._flush)
 
+    def abandon(self, call: InferRequest) -> bool:
+        """Wait no more for a call that was put into the line: whether it was still there."""
+        return self._line.abandon(call)
+
     def send(
         self, loop: asyncio.AbstractEventLoop, finish: Callable[[ReplyT], None], reply: ReplyT
     ) -> None:
@@ -118,15 +122,14 @@ class Turn:
         """
         least_ns = cost.least_ns(rows)
         if least_ns is not None and least_ns <= TINY_RUN_NS:
-            is_held = policy is not None and policy.delay_ns and rows < policy.target_rows
-            return None if is_held else holds_no_slot
+            return None if _is_held_back(rows, policy) else holds_no_slot
         return self._take_slot(rows, policy, cost)
 
     def _take_slot(
         self, rows: int, policy: BatchPolicy | None, cost: RunCost
     ) -> Callable[[], None] | None:
         """As ``begin``, where a slot is free and nobody waits for one."""
-        if policy is not None and policy.delay_ns and rows < policy.target_rows:
+        if _is_held_back(rows, policy):
             return None
         estimate_ns = cost.estimate_ns(rows)
         if estimate_ns is None or estimate_ns > INLINE_RUN_NS or not self._line.try_acquire():
@@ -154,3 +157,8 @@ class Turn:
                 call.settle()
             else:
                 call.wait()
+
+
+def _is_held_back(rows: int, policy: BatchPolicy | None) -> bool:
+    """Whether rows wait for company, as ``MAX_BATCH_DELAY_US`` asks."""
+    return policy is not None and policy.delay_ns > 0 and rows < policy.target_rows

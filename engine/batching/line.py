@@ -133,18 +133,23 @@ class Line(Generic[EntryT]):
             if self._free:
                 self._wake.notify()
 
-    def abandon(self, entry: EntryT) -> None:
+    def abandon(self, entry: EntryT) -> bool:
         """Stop waiting for an entry's answer; where it is being run already, nobody gets it.
 
         Its room is free at once: who gives up again and again must not keep others out.
+
+        Returns:
+            Whether it was still in the line: then nobody else has it any more.
         """
         with self._lock:
             entry.is_abandoned = True
-            if entry in self._entries:
-                self._entries.remove(entry)
-                self._leave(entry)
-                if self._free:  # whoever is the first now need not be held back
-                    self._wake.notify()
+            if entry not in self._entries:
+                return False
+            self._entries.remove(entry)
+            self._leave(entry)
+            if self._free:  # whoever is the first now need not be held back
+                self._wake.notify()
+            return True
 
     def close(self, timeout_s: float) -> bool:
         """Take no more entries, let the line empty, and end the threads.

@@ -174,16 +174,23 @@ class Exchange(InferRequest):
             self._begin()
 
     def abandon(self) -> None:
-        """The connection is gone; what is queued already is skipped or ends by itself."""
+        """The connection is gone: its request leaves the line, or is run and not answered."""
         self.disconnected = True
         self._release()
+        if self._timer is not None and not self.response_complete:
+            self._timer.cancel()
+            self._leave_line()
 
-    def is_gone(self) -> bool:
-        """Whether nobody waits for the reply any more."""
-        return self.disconnected or self.response_complete
+    def _leave_line(self) -> None:
+        """Wait no more for the answer; who runs it already will settle it."""
+        if self._service.turn.abandon(self):
+            self.settle()
 
     def wait(self) -> None:
         """The request is in the line; whoever is first, reply or deadline, answers."""
+        if self.disconnected:  # in the very turn of the event loop that the request came in
+            self._leave_line()
+            return
         timeout_s = self._service.request_timeout_s
         self._timer = self._protocol.loop.call_later(timeout_s, self._expire)
 
@@ -195,6 +202,8 @@ class Exchange(InferRequest):
         """Encode and send the reply, also where something failed."""
         if self.is_abandoned:
             self.outcome = self.frame = self.feeds = None
+            if self.disconnected and not self.response_complete:  # else it is counted as late
+                self._service.metrics.record_cancelled()
             return
         reply = _write_outcome(self._service, self._head, self)
         if self.queued_ns:  # by a thread of the line
@@ -241,6 +250,7 @@ class Exchange(InferRequest):
         )
         self.is_abandoned = True  # counted as late, and as nothing else
         self._finish(refuse(self._service, DeadlineExceededError(text)))
+        self._leave_line()
 
     def _finish(self, reply: Reply) -> None:
         if self._timer is not None:

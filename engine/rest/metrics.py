@@ -90,7 +90,7 @@ class _Collector:
             yield shadows
             yield CounterMetricFamily(
                 "sagitta_cancelled",
-                "Requests whose caller was gone before they were run",
+                "Requests whose caller was gone before they were answered",
                 value=self._metrics.cancelled,
             )
         waiting_requests, waiting_rows, waiting_bytes = self._line.waiting

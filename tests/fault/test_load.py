@@ -99,6 +99,8 @@ def test_hostile_26_a_caller_that_left_the_line_is_not_run(slow_engine):
         wire.close()
     for wire in leaving[2:]:
         wire.reset()
+    engine.until_metric("sagitta_queue_requests", 1)  # they give their room back at once
+    assert engine.metrics()["sagitta_cancelled_total"] == cancelled + 4
 
     assert running.receive().status == 200
     assert stays.receive().json[0]["outputs"][0]["Float"]["data"] == [9.0]
@@ -113,10 +115,13 @@ def test_a_caller_that_leaves_while_it_is_run(slow_engine):
     with engine.connect() as wire:
         wire.send(slow_request(LONG))
         engine.until_metric("sagitta_slots_busy", 1)
-    lines = len(engine.lines)
+    lines, counted = len(engine.lines), engine.metrics()
+    answered = answered_rows(engine)
 
     engine.until_metric("sagitta_slots_busy", 0)
 
+    assert engine.metrics()["sagitta_cancelled_total"] == counted["sagitta_cancelled_total"] + 1
+    assert answered_rows(engine) == answered
     assert engine.post("/infer", PRIME).status == 200
     assert engine.lines[lines:] == []
 

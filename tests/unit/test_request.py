@@ -41,10 +41,6 @@ class Caller(InferRequest):
     """A caller that remembers that it was answered."""
 
     is_answered = False
-    has_left = False
-
-    def is_gone(self):
-        return self.has_left
 
     def settle(self):
         assert not self.is_answered
@@ -88,12 +84,13 @@ def test_one_bad_request_fails_alone(pipeline):
 def test_gone_callers_leave_before_the_run(pipeline):
     metrics = Metrics()
     callers = [caller(pipeline, value) for value in (1, 2)]
-    callers[0].has_left = True
+    callers[0].is_abandoned = True
 
     answer(callers, metrics, None)
 
     assert pipeline.runs == [[2]]
-    assert (callers[0].is_answered, metrics.cancelled) == (False, 1)
+    assert (callers[0].outcome, callers[1].outcome) == (None, [2])
+    assert all(one.is_answered for one in callers)  # which lets go of what they hold
 
 
 def test_too_many_rows_run_alone(pipeline):
