@@ -169,7 +169,7 @@ async def test_a_batch_that_is_given_up_in_the_line_is_counted_once():
         client.handler.leave()
 
         assert (client.metrics.cancelled, client.ends) == (1, 1)
-        assert request.is_gone()
+        assert request.is_abandoned
 
 
 @run
