@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 
 import numpy as np
 import pyarrow as pa
@@ -40,7 +39,7 @@ def test_each_of_them_has_its_own_answer(engine, cut):
         for start, rows in ((0, ROWS), (7, ROWS), (9, ROWS), (3, ROWS - 999), (5, ROWS + 999)):
             body, wanted = large(start, rows)
             wire.send(inference_head(len(body)) + body[:cut])
-            time.sleep(0.02)
+            engine.until_read(wire)
             wire.send(body[cut:])
             assert np.allclose(outputs(wire.receive()), wanted)
 
@@ -113,7 +112,7 @@ def test_one_that_is_too_large_with_the_others_is_refused_on_its_way(serving):
     body, _ = large(0)
     with engine.connect() as wire:
         wire.send(inference_head(len(body)) + body[:300_000])
-        time.sleep(0.1)
+        engine.until_read(wire)
         wire.send(body[300_000:])
         reply = wire.receive()
         assert (reply.status, "QUEUE_MAX_BYTES" in reply.error) == (429, True)

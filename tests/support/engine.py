@@ -63,6 +63,11 @@ class Wire:
         self.connection = connection
         self.file = connection.makefile("rb")
 
+    @property
+    def ends(self):
+        """The addresses of either side."""
+        return self.connection.getsockname(), self.connection.getpeername()
+
     def send(self, data):
         self.connection.sendall(data)
 
@@ -210,14 +215,28 @@ class Engine:
     def until_connections_are(self, wanted):
         """Block until so many TCP connections to the HTTP port are open, the engine's side."""
         deadline = time.monotonic() + DEADLINE_S
-        port = f"{self.port:04X}"
+        port = f":{self.port:04X}"
         while True:
-            rows = Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]
-            local = [row.split() for row in rows]
-            open_ones = [row for row in local if row[1].endswith(port) and row[3] == ESTABLISHED]
+            rows = self._tcp_table()
+            open_ones = [row for row in rows if row[1].endswith(port) and row[3] == ESTABLISHED]
             if len(open_ones) == wanted:
                 return
             assert time.monotonic() < deadline, open_ones
+
+    def until_read(self, wire):
+        """Block until the engine has read all that was sent on a raw connection."""
+        deadline = time.monotonic() + DEADLINE_S
+        ends = {f":{end[1]:04X}" for end in wire.ends}
+        while True:
+            rows = [row for row in self._tcp_table() if {row[1][-5:], row[2][-5:]} == ends]
+            unsent_and_unread = [row[4] for row in rows]
+            if unsent_and_unread == ["00000000:00000000"] * 2:  # of either side
+                return
+            assert time.monotonic() < deadline, rows
+
+    def _tcp_table(self):
+        rows = Path(f"/proc/{self.pid}/net/tcp").read_text().splitlines()[1:]
+        return [row.split() for row in rows]
 
     def show_slowness(self, request):
         """Send a slow request until the engine has learned to run its like off the event loop."""
