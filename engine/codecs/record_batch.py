@@ -14,12 +14,12 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING
 
-import numpy as np
 import orjson
 import pyarrow as pa
 
-from engine.codecs.arrow_columns import arrow_array, equal_lists, list_values
+from engine.codecs.arrow_columns import arrow_array
 from engine.codecs.dataset import EVERYTHING, Dataset
+from engine.codecs.record_columns import json_column, list_column, open_shape, output_column
 from engine.codecs.record_values import metadata_values, row_model_texts, rows_of
 from engine.errors import SchemaMismatchError
 from engine.values import SPLIT_COLUMN
@@ -29,14 +29,7 @@ if TYPE_CHECKING:
     from typing import Final
 
     from engine.codecs.dataset import Path, Selection
-    from engine.values import (
-        Array,
-        CheckResult,
-        Column,
-        InferResult,
-        Output,
-        Shadow,
-    )
+    from engine.values import CheckResult, Column, InferResult, Output, Shadow
 
 __all__ = ["focus", "leaf_columns", "log_batch", "record_batch"]
 
@@ -86,7 +79,7 @@ def log_batch(result: InferResult) -> pa.RecordBatch:
 
 def _is_storable(values: Column, name: str) -> bool:
     try:
-        return not isinstance(values, list) or _is_shallow(_json_array(values, name).type)
+        return not isinstance(values, list) or _is_shallow(json_column(values, name).type)
     except SchemaMismatchError:
         return False
 
@@ -143,8 +136,8 @@ def _leaf_arrays(
     }
     for name in sorted(result.frame.columns):
         column = result.frame.columns[name]
-        array = _list_array(_json_array(column, name) if isinstance(column, list) else column)
-        shape = result.frame.row_shapes.get(name) or _list_shape(column)
+        array = list_column(json_column(column, name) if isinstance(column, list) else column)
+        shape = result.frame.row_shapes.get(name) or open_shape(column)
         leaves["in", name] = _leaf(name, array.type, array, shape)
     for output in result.outputs:
         leaves["out", output.name] = _output_leaf(output, rows)
@@ -162,7 +155,7 @@ def _leaf_arrays(
 
 
 def _output_leaf(output: Output, rows: int) -> tuple[pa.Field, pa.Array]:
-    array = _output_array(rows_of(output, rows))
+    array = output_column(rows_of(output, rows))
     shape = output.values.shape[1:] if output.per_row else ()
     if output.name == SPLIT_COLUMN:
         return _leaf(output.name, array.type, array)  # recorded without a tensor type
@@ -214,71 +207,6 @@ def _leaf(
 def _repeat(value: object, kind: pa.DataType, rows: int) -> pa.Array:
     # repeating a list no times at all is an error of the library
     return pa.repeat(pa.scalar(value, kind), rows) if rows else pa.array([], kind)
-
-
-def _json_array(column: list[object], name: str) -> pa.Array:
-    """Values of a JSON request as what Arrow finds in them; of nothing or nulls alone, as text."""
-    try:
-        array = pa.array(column)
-    except (pa.ArrowException, TypeError, ValueError, OverflowError) as error:
-        raise SchemaMismatchError(
-            f"column {name!r} has values of several kinds, which an Arrow column cannot hold: ask "
-            "for JSON, or leave the column out of the request"
-        ) from error
-    return pa.array(column, pa.string()) if pa.types.is_null(array.type) else array
-
-
-def _list_array(array: pa.Array) -> pa.Array:
-    """Fixed-size lists become the variable lists that the documented schema has."""
-    if isinstance(array, pa.ExtensionArray):
-        array = array.storage
-    kind = array.type
-    if not pa.types.is_fixed_size_list(kind):
-        return array
-    if array.null_count:
-        return array.cast(_list_type(kind))
-    values = _list_array(list_values(array))
-    item = pa.field("item", values.type)
-    return equal_lists(values, len(array), kind.list_size, item)
-
-
-def _list_type(kind: pa.DataType) -> pa.DataType:
-    if not pa.types.is_fixed_size_list(kind):
-        return kind
-    return pa.list_(pa.field("item", _list_type(kind.value_type)))
-
-
-def _list_shape(column: Column) -> list[int | None]:
-    """The declared shape of a column that declares none: one open axis per list level."""
-    depth = 0
-    if isinstance(column, list):
-        value: object = column[0] if column else None
-        while isinstance(value, list):
-            depth += 1
-            value = value[0] if value else None
-    else:
-        kind = column.type
-        while hasattr(kind, "value_type"):
-            depth += 1
-            kind = kind.value_type
-    return [None] * depth
-
-
-def _output_array(values: Array) -> pa.Array:
-    """``[rows, …]`` as nested lists whose items are named ``inner`` and not null."""
-    if values.dtype.kind == "O" and len(values) and isinstance(values[0], np.ndarray):
-        first = _output_array(values[0])
-        return pa.array([value.tolist() for value in values], pa.list_(_inner(first.type)))
-    flat = values.ravel()
-    array = arrow_array(flat)
-    for axis in range(values.ndim - 1, 0, -1):
-        count = int(np.prod(values.shape[:axis]))
-        array = equal_lists(array, count, values.shape[axis], _inner(array.type))
-    return array
-
-
-def _inner(kind: pa.DataType) -> pa.Field:
-    return pa.field("inner", kind, nullable=False)
 
 
 def _nest(
