@@ -10,7 +10,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from engine.pipeline.compiler import compile_plan
 from engine.pipeline.definition import parse_definition
-from engine.sessions.session import ModelOptions, ModelSession
+from engine.sessions.opening import ModelOptions
+from engine.sessions.session import ModelSession
 from engine.values import ModelIdentity
 
 WIDTH = 128

@@ -24,8 +24,9 @@ from engine.publish.artifact import version_of
 from engine.publish.progress import progress_for
 from engine.publish.pull import open_artifact
 from engine.running import RunningPipeline, ServedModel
+from engine.sessions.opening import ModelOptions
 from engine.sessions.providers import check_provider, choose_providers
-from engine.sessions.session import ModelOptions, ModelSession
+from engine.sessions.session import ModelSession
 from engine.values import ModelIdentity, PipelineIdentity
 
 if TYPE_CHECKING:

@@ -18,7 +18,8 @@ from engine.pipeline.definition import ModelVersion
 from engine.publish.artifact import ArtifactLayer
 from engine.publish.progress import format_bytes
 from engine.sessions.onnx_header import read_onnx_header
-from engine.sessions.session import ModelOptions, ModelSession
+from engine.sessions.opening import ModelOptions
+from engine.sessions.session import ModelSession
 from engine.values import Frame, ModelIdentity, TensorSpec
 
 __all__ = ["Sample", "Trial", "read_sample", "try_model"]

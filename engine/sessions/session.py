@@ -5,9 +5,6 @@ Rules that hold here:
   or that was published for single rows, is run in a loop. The numbers depend on it: tree ensembles
   sum in an order that depends on the rows of the run and on the thread count.
 - The session is shared: ONNX Runtime's ``run`` is safe from any number of threads.
-- Loaded by path, never from bytes: external data is then found, and checked, beside the model.
-- Options by measurement: no spinning (threads of other slots starve), no arena and no memory
-  pattern (a row's run is 10 % quicker and memory does not grow with every new shape).
 """
 
 from __future__ import annotations
@@ -22,38 +19,21 @@ import onnxruntime as ort
 from engine.errors import EngineError, InferenceFailedError, SchemaMismatchError, StartupError
 from engine.sessions.bound import bind_rows
 from engine.sessions.generated import generated, lengths_to_try
+from engine.sessions.opening import open_session, reason_of, request_names, tensor_spec
 from engine.sessions.providers import CPU
 from engine.sessions.sequences import columns_of_sequence, found_spec
-from engine.values import ELEMENT_TYPES, ModelIdentity, Output, TensorSpec
+from engine.values import Output, TensorSpec
 
 if TYPE_CHECKING:
     import pathlib
     from collections.abc import Callable, Sequence
 
-    from engine.values import Array, BoundRows
+    from engine.sessions.opening import ModelOptions
+    from engine.values import Array, BoundRows, ModelIdentity
 
-__all__ = ["ModelOptions", "ModelSession"]
+__all__ = ["ModelSession"]
 
 WARM_UP_ROWS = (1, 1, 2, 3)
-ERRORS_ONLY = 3
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class ModelOptions:
-    """How a model was published to be run.
-
-    Attributes:
-        tensor_fields: request columns for the model's inputs, by position; None = the model's own
-            names.
-        single_rows: published with ``batch_config: single``: one row in each run.
-        threads: intra-op threads, exactly; the numbers of some models depend on it.
-        providers: execution providers, in order of preference.
-    """
-
-    tensor_fields: tuple[str, ...] | None = None
-    single_rows: bool = False
-    threads: int = 1
-    providers: tuple[str, ...] = ("CPUExecutionProvider",)
 
 
 class ModelSession:
@@ -78,13 +58,13 @@ class ModelSession:
         """
         self.identity = identity
         self._single_rows = options.single_rows
-        self._session = _load(identity, path, options)
+        self._session = open_session(identity, path, options)
         names = [value.name for value in self._session.get_inputs()]
         self.inputs = tuple(
-            _spec(value, name, identity)
+            tensor_spec(value, name, identity)
             for value, name in zip(
                 self._session.get_inputs(),
-                _request_names(identity, names, options.tensor_fields),
+                request_names(identity, names, options.tensor_fields),
                 strict=True,
             )
         )
@@ -96,7 +76,7 @@ class ModelSession:
         declared = sorted(self._session.get_outputs(), key=lambda value: value.name)
         self._output_names = [value.name for value in declared]
         tensors = [value for value in declared if value.type.startswith("tensor(")]
-        self.outputs = tuple(_spec(value, value.name, identity) for value in tensors)
+        self.outputs = tuple(tensor_spec(value, value.name, identity) for value in tensors)
         self._per_row = {value.name: self._declared_per_row(value) for value in tensors}
         self._fixed_rows = self._find_fixed_rows()
         self._runs_pieces = self._single_rows or self._fixed_rows is not None
@@ -202,11 +182,11 @@ class ModelSession:
             values = self._run_native(names, inputs, self._run_options)
         except ort.capi.onnxruntime_pybind11_state.InvalidArgument as error:
             raise SchemaMismatchError(
-                f"model {self.identity.name!r} refused the request's shapes: {_reason(error)}"
+                f"model {self.identity.name!r} refused the request's shapes: {reason_of(error)}"
             ) from error
         except Exception as error:
             raise InferenceFailedError(
-                f"model {self.identity.name!r} failed: {_reason(error)}"
+                f"model {self.identity.name!r} failed: {reason_of(error)}"
             ) from error
         per_row = self._per_row
         outputs: list[Output] = []
@@ -253,50 +233,6 @@ class ModelSession:
         return any(given.shape and given.shape[0] == value.shape[0] for given in inputs)
 
 
-def _load(
-    identity: ModelIdentity, path: pathlib.Path, options: ModelOptions
-) -> ort.InferenceSession:
-    session_options = ort.SessionOptions()
-    session_options.intra_op_num_threads = options.threads
-    session_options.inter_op_num_threads = 1
-    session_options.execution_mode = ort.ExecutionMode.ORT_SEQUENTIAL
-    session_options.enable_cpu_mem_arena = False
-    session_options.enable_mem_pattern = False
-    session_options.log_severity_level = ERRORS_ONLY
-    session_options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    try:
-        return ort.InferenceSession(str(path), session_options, providers=list(options.providers))
-    except Exception as error:
-        raise StartupError(
-            f"model {identity.name!r} ({path.name}) cannot be loaded: {_reason(error)}"
-        ) from error
-
-
-def _spec(value: ort.NodeArg, name: str, identity: ModelIdentity) -> TensorSpec:
-    kind = str(value.type)
-    element = ELEMENT_TYPES.get(kind.removeprefix("tensor(").removesuffix(")"))
-    if element is None:
-        raise StartupError(
-            f"model {identity.name!r}: {value.name!r} is a {kind}, which cannot be served; "
-            f"supported are tensors of {', '.join(ELEMENT_TYPES)}"
-        )
-    shape = tuple(axis if isinstance(axis, int) else None for axis in value.shape)
-    return TensorSpec(name, element, shape)
-
-
-def _request_names(
-    identity: ModelIdentity, names: list[str], tensor_fields: tuple[str, ...] | None
-) -> Sequence[str]:
-    if tensor_fields is None:
-        return names
-    if len(tensor_fields) != len(names):
-        raise StartupError(
-            f"model {identity.name!r} has the inputs {names}, but its tensor_fields name "
-            f"{list(tensor_fields)}: one for each input, by position"
-        )
-    return tensor_fields
-
-
 def _join(parts: list[Output], rows: int, step: int) -> Output:
     first = parts[0]
     if first.per_row:
@@ -310,9 +246,3 @@ def _join(parts: list[Output], rows: int, step: int) -> Output:
     for index, part in enumerate(parts):
         values[index] = part.values
     return Output(first.name, values, per_row=True, ragged=True)
-
-
-def _reason(error: Exception) -> str:
-    """ONNX Runtime's message, on one line, without its source location prefix."""
-    text = " ".join(str(error).split())  # which index it was stands on lines of its own
-    return text.split(" : ", 3)[-1][:500]

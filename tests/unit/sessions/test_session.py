@@ -8,8 +8,9 @@ from onnx import TensorProto
 from support import models
 
 from engine.errors import InferenceFailedError, SchemaMismatchError, StartupError
+from engine.sessions.opening import ModelOptions
 from engine.sessions.providers import check_provider, choose_providers
-from engine.sessions.session import ModelOptions, ModelSession
+from engine.sessions.session import ModelSession
 from engine.values import ModelIdentity
 
 IDENTITY = ModelIdentity("tested", "v", "sha")
