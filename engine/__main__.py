@@ -106,7 +106,7 @@ def serve(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     """
     from engine.config import EngineConfig, help_table  # noqa: PLC0415
     from engine.edge.bundle import decode_bundle  # noqa: PLC0415
-    from engine.memory import keep_freed_memory  # noqa: PLC0415
+    from engine.process import allow_open_files, keep_freed_memory  # noqa: PLC0415
     from engine.publish.credentials import credential_files  # noqa: PLC0415
 
     asks_help = bool({"-h", "--help"} & set(arguments))  # the table takes 1 ms to lay out
@@ -118,6 +118,7 @@ def serve(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     )
     parser.parse_args(arguments)
     config = EngineConfig.from_environ(environ, decode_bundle=decode_bundle)
+    allow_open_files()
     keep_freed_memory(environ)
     return _load("engine.app:serve")(config, credential_files(environ))
 

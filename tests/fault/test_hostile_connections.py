@@ -1,11 +1,12 @@
 """What one HTTP connection can make the engine hold, and whether it can be made to hang."""
 
+import sys
 import threading
 
 import orjson
 import pytest
 from support import models
-from support.engine import RECORDS, has_data, impatient_engine, inference_head
+from support.engine import RECORDS, Engine, has_data, impatient_engine, inference_head
 
 pytestmark = pytest.mark.fault
 
@@ -192,3 +193,20 @@ def test_a_client_that_reads_slowly_gets_its_whole_reply(impatient):
         left = len(head) + 4 + length - 4_000_000
 
         assert len(wire.file.read(left)) == left
+
+
+def test_more_connections_than_files_are_allowed_at_first(tmp_path):
+    """As in a container that leaves a low limit with a high one above it."""
+    folder = models.write_pipeline(tmp_path, models.linear())
+    allow = 'ulimit -Sn 64; ulimit -Hn 512; exec "$0" -m engine serve'
+    engine = Engine({"PIPELINE_URL": str(folder)}, ("sh", "-c", allow, sys.executable)).ready()
+    request = inference_head(len(ROW), content_type=RECORDS) + ROW
+    wires = [engine.connect() for _ in range(150)]
+    try:
+        for wire in wires:
+            wire.send(request)
+        assert [wire.receive().status for wire in wires] == [200] * 150
+    finally:
+        for wire in wires:
+            wire.close()
+        engine.stop()
