@@ -20,13 +20,13 @@ from engine.values import ELEMENT_TYPES
 if TYPE_CHECKING:
     from typing import Final
 
-    from engine.values import Array, TensorSpec
+    from engine.values import Array
 
 __all__ = [
     "ARROW_TYPES",
     "NUMPY_TYPES",
     "arrow_array",
-    "dense_rows",
+    "dense_lists",
     "equal_lists",
     "flatten_column",
     "is_flat",
@@ -46,7 +46,6 @@ ARROW_TYPES = {  # of every number type
 NUMPY_TYPES = {element.numpy: np.dtype(element.numpy) for element in ELEMENT_TYPES.values()}
 MAX_VALUES: Final = (1 << 31) - 1  # in one column of lists with 32-bit offsets
 _NUMPY_TYPES = {kind.id: dtype for dtype, kind in ARROW_TYPES.items()}
-_TYPE_IDS = {dtype: kind.id for dtype, kind in ARROW_TYPES.items()}  # None equals np.float64
 _FIXED_SIZE_LIST = pa.list_(pa.null(), 1).id
 _LIST_TYPES = frozenset(
     kind.id for kind in (pa.list_(pa.null()), pa.large_list(pa.null()), pa.list_(pa.null(), 1))
@@ -79,25 +78,23 @@ def leaf_array(values: pa.Array) -> Array:
     return bits[skipped:].view(bool)
 
 
-def dense_rows(column: pa.Array, spec: TensorSpec) -> Array | None:
-    """Fixed-size lists of a row's numbers, of the tensor's own type and without nulls, as a view.
+def dense_lists(column: pa.Array) -> Array | None:
+    """Fixed-size lists of numbers without nulls, as a view.
 
     The layout that requests are best sent in, read with as few questions as it takes.
 
     Returns:
-        An array shaped ``[rows, *row]``; None for every other layout.
+        An array shaped ``[rows, n]``; None for every other layout, and where there is no row.
     """
     kind = column.type
-    if kind.id != _FIXED_SIZE_LIST or kind.list_size != spec.row_size or column.null_count:
+    if kind.id != _FIXED_SIZE_LIST or column.null_count:
         return None
     child = column.values
-    dtype, rows = NUMPY_TYPES[spec.element.numpy], len(column)
-    if child.type.id != _TYPE_IDS.get(dtype) or child.null_count or not rows:
+    dtype, rows, width = _NUMPY_TYPES.get(child.type.id), len(column), kind.list_size
+    if dtype is None or child.null_count or not rows:
         return None
-    start = child.offset + column.offset * kind.list_size
-    shape = (rows, *spec.row_shape)
-    buffer, start_bytes = child.buffers()[1], start * dtype.itemsize
-    return np.ndarray(shape, dtype, buffer, start_bytes)  # type: ignore[arg-type]  # no open axis
+    start = child.offset + column.offset * width
+    return np.ndarray((rows, width), dtype, child.buffers()[1], start * dtype.itemsize)
 
 
 def is_flat(kind: pa.DataType) -> bool:

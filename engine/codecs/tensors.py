@@ -17,7 +17,6 @@ import numpy as np
 
 from engine.codecs.arrow_columns import (
     NUMPY_TYPES,
-    dense_rows,
     flatten_column,
     leaf_array,
     null_text,
@@ -63,9 +62,6 @@ def to_tensor(frame: Frame, spec: TensorSpec) -> Array:
         if row_shape == spec.row_shape and spec.shape:
             return flat.reshape(frame.rows, *row_shape)
         return _shape_rows(flat, spec, frame.rows, row_shape)
-    dense = dense_rows(column, spec)
-    if dense is not None:
-        return dense
     values, row_shape = flatten_column(column, spec.name)
     if values.null_count:
         raise SchemaMismatchError(null_text(spec.name, values, frame.rows))
