@@ -135,7 +135,7 @@ class RunningPipeline:
             raise InternalError(f"model {name!r} gave other rows than it was fed")
         for request, own in zip(requests, split(outputs, rows), strict=True):
             frame = request.frame or request.decoded()
-            request.outcome = self._conclude(frame, own, request.parse_ns, run_ns)
+            request.outcome = self.conclude(frame, own, request.parse_ns, run_ns)
 
     def infer_one(self, frame: Frame, feeds: Sequence[Array], parse_ns: int) -> InferResult:
         """Run one request whose tensors are made, where one model makes the answer.
@@ -152,7 +152,7 @@ class RunningPipeline:
             EngineError: the run failed, or the request cannot be checked.
         """
         outputs, run_ns = self._run(feeds, frame.rows)
-        return self._conclude(frame, outputs, parse_ns, run_ns)
+        return self.conclude(frame, outputs, parse_ns, run_ns)
 
     def bound_rows(self, rows: int) -> BoundRows | None:
         """Memory for so many rows, where as many came before; for the event loop.
@@ -191,7 +191,7 @@ class RunningPipeline:
         bound.run()
         run_ns = time.monotonic_ns() - started_ns
         self.cost.learn(frame.rows, run_ns)
-        return self._conclude(frame, bound.outputs, parse_ns, run_ns)
+        return self.conclude(frame, bound.outputs, parse_ns, run_ns)
 
     def _run(self, feeds: Sequence[Array], rows: int) -> tuple[tuple[Output, ...], int]:
         """The outputs of the one model, and how long it took."""
@@ -204,9 +204,23 @@ class RunningPipeline:
         self.cost.learn(rows, run_ns)
         return outputs, run_ns
 
-    def _conclude(
+    def conclude(
         self, frame: Frame, outputs: tuple[Output, ...], parse_ns: int, run_ns: int
     ) -> InferResult:
+        """The answer that one model's run makes.
+
+        Args:
+            frame: the request's rows.
+            outputs: what the model gave for them, ordered by name.
+            parse_ns: how long decoding took.
+            run_ns: how long the run took.
+
+        Returns:
+            The answer; its time is now.
+
+        Raises:
+            EngineError: the request cannot be checked.
+        """
         plan = self._plan
         return InferResult(
             frame,

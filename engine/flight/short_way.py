@@ -4,38 +4,44 @@ After a wait for bytes the engine's code and data are out of the processor's cac
 how few functions and objects a batch touches. Messages of one schema and size differ in nothing but
 their numbers: where all bytes before the numbers are those of one that was read before, the numbers
 lie where they lay there. Such a batch meets every rule that holds for all, of limits, admission,
-running and counting, in the fewest functions; neither Arrow nor protobuf is asked anything.
+running, logging and counting, in the fewest functions; neither Arrow nor protobuf is asked
+anything.
 
 Rules that hold here:
 - Whatever is not exactly that, or cannot be answered at once, is left to the usual way, before
   anything was done for it: None, never an error.
 - Nothing is known but of messages that the usual way has read, checked and answered.
 - Everything runs on the event loop, which is the one thread that uses ``bound_rows``.
-- With the log on nothing goes this way: the log reads the columns themselves.
+- With the log on an answer leaves after its rows are committed. The log gets what it would get the
+  usual way: the numbers as they lie in the message, which nobody writes to meanwhile.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from engine.codecs.arrow_frame import row_shapes
 from engine.codecs.ipc_guard import is_compressed
 from engine.turn import TINY_RUN_NS, holds_no_slot
+from engine.values import Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from typing import Any, Final
 
     from engine.flight.incoming import OpenBatch
     from engine.flight.reply import ReplyWriter
-    from engine.metrics import Metrics
+    from engine.flight.service import FlightService
+    from engine.logring import LogRing
     from engine.pipeline.actions import Model
     from engine.running import RunningPipeline
-    from engine.turn import Turn
+    from engine.values import Array, Column, Output
 
 __all__ = ["ShortWay"]
 
@@ -63,23 +69,25 @@ class ShortWay:
 
     def __init__(
         self,
+        schema: pa.Schema,
         pipeline: RunningPipeline,
         reply: ReplyWriter,
-        turn: Turn,
-        metrics: Metrics,
+        service: FlightService,
         *,
         rest: Callable[[], None],
     ) -> None:
-        """Prepare for batches of a schema that ``is_open_to`` has let through.
+        """Prepare for the batches of a stream.
 
         Args:
+            schema: theirs, which ``is_open_to`` has let through.
             pipeline: answers them.
-            reply: writes the answers of the stream.
-            turn: gives slots for runs that need one.
-            metrics: counts them.
+            reply: writes the answers.
+            service: runs, counts and keeps them.
             rest: called where a run has taken long.
         """
         (spec,) = pipeline.inputs
+        self._field = schema.field(0)
+        self._row_shapes = row_shapes(schema)
         self._dtype = np.dtype(spec.element.numpy)
         self._row_shape: tuple[Any, ...] = spec.row_shape
         self._row_bytes = (spec.row_size or 1) * self._dtype.itemsize
@@ -90,8 +98,9 @@ class ShortWay:
         self._cost = pipeline.cost
         self._pipeline = pipeline
         self._reply = reply
-        self._turn = turn
-        self._metrics = metrics
+        self._turn = service.turn
+        self._metrics = service.metrics
+        self._log = service.plane.log
         self._rest = rest
         self._layouts: dict[int, _Layout] = {}
         self._failures: dict[int, int] = {}  # by size: runs whose answer went the usual way
@@ -165,6 +174,8 @@ class ShortWay:
             run_ns = time.monotonic_ns() - parsed_ns
             elapsed_ns = parsed_ns - started_ns, run_ns
             pieces = self._reply.pieces(outputs, rows, elapsed_ns, is_lent=bound is not None)
+            if pieces is not None and self._log is not None:
+                self._keep(self._log, tensor, outputs, elapsed_ns)
         except Exception:  # noqa: BLE001 - whatever it is, it will be again, and be told
             pieces = None
         finally:
@@ -177,6 +188,16 @@ class ShortWay:
         self._cost.learn(rows, run_ns)
         self._metrics.record(rows, time.monotonic_ns() - started_ns, 0, run_ns)
         return pieces
+
+    def _keep(
+        self, log: LogRing, tensor: Array, outputs: tuple[Output, ...], elapsed_ns: tuple[int, int]
+    ) -> None:
+        """Commit the rows of an answer."""
+        rows, name = len(tensor), self._field.name
+        values = tensor.reshape(rows, -1)
+        column = _LoneColumn(self._field, values)
+        frame = Frame(rows, column, row_shapes=self._row_shapes, dense={name: values})
+        log.append((self._pipeline.conclude(frame, outputs, *elapsed_ns),))
 
     def _forget(self, size_bytes: int) -> None:
         """Messages of a size were run for nothing: let them be learnt again, but not for ever."""
@@ -191,3 +212,27 @@ class ShortWay:
         if rows <= self._most_shared_rows and (self._cost.least_ns(rows) or 0.0) > TINY_RUN_NS:
             return None  # others may come to share the run
         return self._turn.begin(rows, self._policy, self._cost)
+
+
+class _LoneColumn(Mapping[str, "Column"]):
+    """The one column of a batch, made when it is asked for: the log most often needs none."""
+
+    __slots__ = ("_field", "_values")
+
+    def __init__(self, field: pa.Field, values: Array) -> None:
+        self._field = field
+        self._values = values
+
+    def __len__(self) -> int:
+        return 1
+
+    def __iter__(self) -> Iterator[str]:
+        return iter((self._field.name,))
+
+    def __getitem__(self, name: str) -> Column:
+        if name != self._field.name:
+            raise KeyError(name)
+        kind, values = self._field.type, self._values
+        numbers = [None, pa.py_buffer(values)]
+        leaf = pa.Array.from_buffers(kind.value_type, values.size, numbers, 0)
+        return pa.Array.from_buffers(kind, len(values), [None], 0, 0, [leaf])

@@ -173,9 +173,8 @@ class Stream:
         if pipeline is None or schema is None or self._reply is None or self._is_kept:
             return
         as_records = self._wanted is not None and self._wanted.as_records
-        if service.plane.log is None and not as_records and ShortWay.is_open_to(schema, pipeline):
-            shared = self._reply, service.turn, service.metrics
-            self._short_way = ShortWay(pipeline, *shared, rest=self._rest)
+        if not as_records and ShortWay.is_open_to(schema, pipeline):
+            self._short_way = ShortWay(schema, pipeline, self._reply, service, rest=self._rest)
 
 
 def _nothing() -> None:

@@ -127,7 +127,7 @@ class LogEncoder:
                     limit = self._max_column_bytes
                     kept = zip(kinds, values, strict=True)
                     values = [value for kind, value in kept if row_bytes(kind) <= limit]
-                elif result.frame.rows == 1:
+                elif result.frame.rows == 1 and result.frame.dense is None:
                     self.pattern = RowPattern.of(result, context) or pattern
                 else:
                     self._table = TablePattern.of(result, context) or table

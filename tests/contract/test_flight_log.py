@@ -9,9 +9,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.flight as fl
 import pytest
+from support import models
 from support.arrow import read_file, vectors
 from support.engine import ARROW_FILE, ROOT
-from support.flight import connect, exchange, refusal
+from support.flight import INFER, connect, exchange, refusal
 
 FLIGHT = {"FLIGHT_PORT": "0"}
 LOG = {**FLIGHT, "LOCAL_INFERENCE_STORAGE": "100m", "PLATEAU_PAGE_SIZE": "100"}
@@ -182,6 +183,45 @@ def test_a_command_describes_a_part_of_the_log(engine):
     assert (info.schema.names, info.total_records, info.total_bytes) == (["y"], -1, -1)
     assert client.get_schema(descriptor).schema.equals(info.schema)
     assert client.do_get(info.endpoints[0].ticket).read_all().num_rows == 3
+
+
+@pytest.mark.parametrize("extra", [{}, {"id": [7]}], ids=["one column", "a column more"])
+def test_the_log_keeps_the_same_of_every_batch_of_a_stream(engine_process, tmp_path, extra):
+    """Later batches of a stream go the shortest way; those of DoPut never do."""
+    models.write_pipeline(tmp_path / "pipe", models.linear())
+    environ = {"PIPELINE_URL": str(tmp_path / "pipe"), "PERSIST_DIR": str(tmp_path)}
+    engine = engine_process(**LOG, **environ).ready()
+    sizes = [1, 0, 3, 30_000]
+    batches = [
+        pa.record_batch(
+            {
+                "x": vectors(numbers(rows, rows), 4),
+                **{name: pa.array(value * rows, pa.int64()) for name, value in extra.items()},
+            }
+        )
+        for rows in sizes
+    ]
+
+    for batch in batches:
+        writer, told = connect(engine).do_put(INFER, batch.schema)
+        with writer:
+            writer.write_batch(batch)
+            told.read()
+        exchange(connect(engine), [batch] * 4)
+
+    kept, words = stream(engine)
+    assert words[-1]["status"] == "All"
+    table = pa.Table.from_batches(kept).combine_chunks()
+    assert table.num_rows == 5 * sum(sizes)
+    assert {str(row["dropped"]) for row in table["metadata"].to_pylist()} == {"[]"}
+    values, at = table.select(["in", "out", "anomaly"]), 0
+    for rows, batch in zip(sizes, batches, strict=True):
+        first = values.slice(at, rows)
+        assert first["in"].combine_chunks().field("x").to_pylist() == batch["x"].to_pylist()
+        assert [values.slice(at + number * rows, rows).equals(first) for number in range(5)] == (
+            [True] * 5
+        )
+        at += 5 * rows
 
 
 def test_the_log_takes_no_batches(engine):

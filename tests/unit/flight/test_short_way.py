@@ -1,5 +1,7 @@
-"""The shortest way of a batch: what is learnt, and what is not tried for ever."""
+"""The shortest way of a batch: what is learnt, what is kept, and what is not tried for ever."""
 
+import json
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,7 +11,9 @@ from support.fakes import FakeModel, spec
 from support.flight import wire_messages
 
 from engine.batching.cost import RunCost
+from engine.codecs.arrow_frame import FrameReader
 from engine.codecs.ipc_guard import IpcLimits
+from engine.codecs.record_batch import record_batch
 from engine.flight.incoming import Incoming
 from engine.flight.short_way import (
     MOST_LAYOUTS,
@@ -17,8 +21,14 @@ from engine.flight.short_way import (
     TINY_RUN_NS,
     ShortWay,
 )
+from engine.logring import LogRing, PageQuery
 from engine.metrics import Metrics
+from engine.pipeline.compiler import compile_plan
+from engine.pipeline.definition import parse_definition
+from engine.pipeline.plan import PlanOptions
+from engine.running import RunningPipeline
 from engine.turn import Turn
+from engine.values import PipelineIdentity
 
 PIECES = (b"answer",)
 
@@ -28,26 +38,36 @@ def batch_of(rows):
     return pa.record_batch({"x": pa.FixedSizeListArray.from_arrays(values, 2)})
 
 
+def pipeline_of(model, run_ns):
+    """A pipeline of one model, of which it is known how long its runs take."""
+    document = {
+        "id": "pipe",
+        "steps": [{"ModelInference": {"models": [{"name": "m"}]}}],
+        "models": [{"name": "m"}],
+    }
+    definition = parse_definition(json.dumps(document).encode())
+    plan = compile_plan(definition, {0: model}, PlanOptions())
+    cost = RunCost()
+    for rows in range(64):
+        cost.learn(rows, run_ns)
+    return RunningPipeline(PipelineIdentity("pipe", "1"), plan, (), "edge-1", cost)
+
+
 class Stream:
     """A stream whose answers can, or cannot, be told the short way."""
 
-    def __init__(self, *, pieces=PIECES, run_ns=1000):
-        self.model, self.rests, self.slots = FakeModel("m"), 0, 0
-        cost = RunCost()
-        for rows in range(64):
-            cost.learn(rows, run_ns)
-        pipeline = SimpleNamespace(
-            inputs=(spec("x"),),
-            policy=None,
-            lone_model=self.model,
-            cost=cost,
-            bound_rows=lambda _: None,
-        )
+    def __init__(self, *, pieces=PIECES, run_ns=1000, model=None, schema=None, log=None):
+        self.model, self.rests, self.slots = model or FakeModel("m"), 0, 0
+        schema = schema or batch_of(1).schema
+        self.pipeline = pipeline_of(self.model, run_ns)
         reply = SimpleNamespace(pieces=lambda *_, **__: pieces)
         turn = Turn(lambda _: None, SimpleNamespace(try_acquire=lambda: True, release=self.end))
-        self.way = ShortWay(pipeline, reply, turn, Metrics(), rest=self.rest)
+        service = SimpleNamespace(turn=turn, metrics=Metrics(), plane=SimpleNamespace(log=log))
+        self.way = None
+        if ShortWay.is_open_to(schema, self.pipeline):
+            self.way = ShortWay(schema, self.pipeline, reply, service, rest=self.rest)
         self.incoming = Incoming(IpcLimits())
-        self.incoming.read_schema(wire_messages([batch_of(1)])[0])
+        self.incoming.read_schema(wire_messages([pa.RecordBatch.from_pylist([], schema)])[0])
 
     def end(self):
         self.slots += 1
@@ -114,3 +134,132 @@ def test_much_before_the_numbers_is_not_remembered():
 
     assert [stream.take(long) for _ in range(3)] == [None] * 3
     assert not stream.way._layouts
+
+
+# -- with the log on
+
+
+def lists(values, row_shape=None):
+    """Rows of numbers as the one column of a batch; ``row_shape`` is declared where it is given."""
+    rows = values.reshape(len(values), -1)
+    column = pa.FixedSizeListArray.from_arrays(pa.array(rows.ravel()), rows.shape[1])
+    metadata = None
+    if row_shape is not None:
+        metadata = {"tensor_type": json.dumps({"shape": row_shape})}
+    schema = pa.schema([pa.field("x", column.type, nullable=False, metadata=metadata)])
+    return pa.RecordBatch.from_arrays([column], schema=schema)
+
+
+def case(values, element="double", *, row=None, declared=None, outputs=None):
+    """A batch, and a model for it whose rows have the shape ``row``."""
+    shape = (None, *(row or values.shape[1:]))
+    model = FakeModel("m", inputs=[spec("x", element, shape)], outputs=[spec("y", element, shape)])
+    if outputs is not None:
+        model.outputs = tuple(spec(name, kind) for name, (kind, _) in outputs.items())
+        model.function = lambda x: tuple(function(x) for _, function in outputs.values())
+    return lists(values, declared), model
+
+
+NUMBERS = np.arange(24).reshape(4, 6)
+LARGE = np.zeros((2, 1 << 18))  # 2 MiB a row
+LOGGED = {
+    "floats": case(NUMBERS.astype(np.float32), "float"),
+    "one row": case(NUMBERS[:1].astype(np.float32), "float"),
+    "half floats": case(NUMBERS.astype(np.float16), "float16"),
+    "doubles": case(NUMBERS / 7),
+    "integers": case(NUMBERS, "int64"),
+    "small integers": case(NUMBERS.astype(np.uint8), "uint8"),
+    "a declared shape": case(NUMBERS / 7, row=(2, 3), declared=[2, 3]),
+    "a shape that is the model's alone": case(NUMBERS / 7, row=(2, 3)),
+    "another shape than the model's": case(NUMBERS / 7, row=(2, 3), declared=[3, 2]),
+    "no finite numbers": case(np.full((2, 6), [np.nan, np.inf] * 3)),
+    "as much as is stored apart": case(np.arange(60_000.0).reshape(-1, 6)),
+    "rows that are too large": case(LARGE),
+    "several outputs": case(
+        NUMBERS.astype(np.float32),
+        "float",
+        outputs={
+            "a": ("float", lambda x: x[:, 0].copy()),
+            "b": ("int64", lambda x: x.astype(np.int64)),
+            "c": ("bool", lambda x: x > 3),
+        },
+    ),
+}
+
+
+def untimed(batch):
+    """Rows of the log without what the clock tells."""
+    rows = batch.to_pylist()
+    for row in rows:
+        assert row.pop("time") > 0
+        assert len(row["metadata"].pop("elapsed")) == 2
+    return str(rows)
+
+
+@pytest.mark.parametrize("name", LOGGED)
+@pytest.mark.parametrize("is_first", [True, False], ids=["to a new log", "after its like"])
+def test_the_log_keeps_what_it_keeps_of_the_usual_way(tmp_path, name, is_first):
+    """Also where nothing like it was kept before, so that the log must look at the columns."""
+    batch, model = LOGGED[name]
+    log = LogRing(tmp_path / "log", 64 << 20, record_batch)
+    stream = Stream(model=model, schema=batch.schema, log=log)
+    message = wire_messages([batch])[1]
+    frame = FrameReader(batch.schema).read(batch)
+    feeds, _ = stream.pipeline.feeds(frame)
+    usual = stream.pipeline.infer_one(frame, feeds, 1000)
+    before = 0 if is_first else log.append([usual])
+    stream.learn(message)
+
+    answers = [stream.way.answer(message) for _ in range(2)]
+
+    assert answers == [PIECES] * 2
+    wanted = log.append([usual])
+    assert wanted == batch.num_rows
+    pages = [
+        log.page(PageQuery(start_row=before + number * wanted, page_rows=wanted)).batch
+        for number in range(3)
+    ]
+    for page in pages:
+        assert page.schema.equals(pages[-1].schema, check_metadata=True)
+        is_equal = untimed(page) == untimed(pages[-1])
+        assert is_equal, "too long to be compared in words"
+    dropped = [row["dropped"] for row in pages[0].column("metadata").to_pylist()]
+    is_large = name == "rows that are too large"
+    assert dropped == [["in.x", "out.y"] if is_large else []] * batch.num_rows
+    log.close()
+
+
+def test_an_answer_is_kept_before_it_leaves(tmp_path):
+    log = LogRing(tmp_path / "log", 4 << 20, record_batch)
+    stream, message = Stream(log=log), wire_messages([batch_of(3)])[1]
+    before_ms = time.time_ns() // 1_000_000
+    stream.take(message)
+
+    assert stream.take(message) == PIECES
+
+    page = log.page(PageQuery()).batch
+    assert page.num_rows == 3
+    assert all(time_ms >= before_ms for time_ms in page.column("time").to_pylist())
+    log.close()
+
+
+def test_what_is_left_to_the_usual_way_is_kept_by_it_alone(tmp_path):
+    log = LogRing(tmp_path / "log", 4 << 20, record_batch)
+    stream, message = Stream(pieces=None, log=log), wire_messages([batch_of(3)])[1]
+    stream.take(message)
+
+    assert stream.take(message) is None
+
+    assert len(stream.model.fed) == 1
+    assert log.stats().rows_kept == 0
+    log.close()
+
+
+def test_a_log_that_is_closed_keeps_no_answer_from_leaving(tmp_path):
+    log = LogRing(tmp_path / "log", 4 << 20, record_batch)
+    stream, message = Stream(log=log), wire_messages([batch_of(3)])[1]
+    stream.take(message)
+    log.close()
+
+    assert stream.take(message) == PIECES
+    assert log.stats().rows_not_kept == {"closed": 3}
