@@ -102,26 +102,33 @@ class ExchangeCall:
         self._held_bytes += size_bytes
         return self._stream.incoming.place(size_bytes, first)
 
-    def take(self, message: bytes | memoryview) -> None:
-        """The schema, or a batch."""
-        stream = self._stream
+    def take_at_once(self, message: bytes | memoryview) -> bool:
+        """A batch that can go the short way."""
         try:
             if self._is_refusing:
                 raise _stopping()
             if self._is_token_asked:
                 self._admitted.check()
-            pieces = stream.answer_at_once(message)
-            if pieces is not None:
-                self._call.send(*pieces)
-                if isinstance(message, memoryview):
-                    stream.incoming.skip(message)
-                    self._let_go(message)
-                if self._call.unsent_bytes:
-                    self._hold_while_unsent()
-            elif stream.has_schema:
+            pieces = self._stream.answer_at_once(message)
+            if pieces is None:
+                return False
+            self._call.send(*pieces)
+            if self._held_bytes:  # it was placed
+                self._stream.incoming.skip(message)
+                self._let_go(message)
+            if self._call.unsent_bytes:
+                self._hold_while_unsent()
+        except Exception as error:  # noqa: BLE001 - whatever it is ends the call
+            self._fail(error)
+        return True
+
+    def take(self, message: bytes | memoryview) -> None:
+        """The schema, or a batch."""
+        try:
+            if self._stream.has_schema:
                 self._answer(message)
             else:
-                stream.begin(message)
+                self._stream.begin(message)
                 self._let_go(message)
         except Exception as error:  # noqa: BLE001 - whatever it is ends the call
             self._fail(error)

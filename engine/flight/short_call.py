@@ -74,6 +74,10 @@ class ShortCall:
         self._end(PayloadTooLargeError(f"the request has {size_bytes} bytes: it is too large"))
         return None
 
+    def take_at_once(self, _message: bytes | memoryview) -> bool:
+        """No: it takes a thread."""
+        return False
+
     def take(self, message: bytes | memoryview) -> None:
         """Answer the request; there is one."""
         if self._is_begun:

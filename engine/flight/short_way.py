@@ -155,7 +155,7 @@ class ShortWay:
         """
         started_ns = time.monotonic_ns()
         layout = self._layouts.get(len(message))
-        if layout is None or message[: len(layout.before)] != layout.before:
+        if layout is None or bytes(message[: len(layout.before)]) != layout.before:
             return None
         rows = layout.rows
         end = self._begin(rows)
@@ -170,7 +170,8 @@ class ShortWay:
                 bound.run()
                 outputs = bound.outputs
             else:
-                outputs = self._model.run((tensor,), rows)
+                fed = tensor if tensor.flags.aligned else tensor.copy()
+                outputs = self._model.run((fed,), rows)
             run_ns = time.monotonic_ns() - parsed_ns
             elapsed_ns = parsed_ns - started_ns, run_ns
             pieces = self._reply.pieces(outputs, rows, elapsed_ns, is_lent=bound is not None)

@@ -20,8 +20,14 @@ class Handler(Protocol):
             Memory of exactly that size; None where the call is refused, by ``finish``.
         """
 
+    def take_at_once(self, message: bytes | memoryview) -> bool:
+        """Whether a message was answered here and now; its bytes may be others a moment later.
+
+        Every message is offered; a large one perhaps before it is placed, and then again.
+        """
+
     def take(self, message: bytes | memoryview) -> None:
-        """A message is whole; a large one stands where it was placed."""
+        """A message that was not; a large one stands where it was placed."""
 
     def end(self) -> None:
         """The client has sent its last message."""
@@ -38,6 +44,10 @@ class _Nobody:
 
     def place(self, _size_bytes: int, _first: memoryview) -> memoryview | None:
         """Nowhere."""
+
+    def take_at_once(self, _message: bytes | memoryview) -> bool:
+        """Nothing comes after it."""
+        return True
 
     def take(self, _message: bytes | memoryview) -> None:
         """Nothing."""

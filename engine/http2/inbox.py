@@ -4,6 +4,8 @@ Rules that hold here:
 - Everything runs on the event loop.
 - A client may send no more than is taken: its window is opened by what was, and for a large message
   by as much as that is announced to have. What is announced takes no memory here.
+- A message that comes by itself and whole is offered where it was received, memory that is used
+  again: nearly all are answered before that. Memory of its own costs a large one 30 us.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["PREFIX_BYTES", "WINDOW_BYTES", "Inbox"]
 
 WINDOW_BYTES: Final = 2 << 20  # that a client may send ahead, of a call: less makes it wait
-LARGE_BYTES: Final = 64 << 10  # of a message that is placed by its handler
+LARGE_BYTES: Final = 64 << 10  # of a message; a larger one is placed by its handler
 PREFIX_BYTES: Final = 5  # of a message: whether it is compressed, and its length
 MAX_COMPRESSED_BYTES: Final = 16 << 20  # that a compressed message may have without compression
 GZIP_BITS: Final = 32 + zlib.MAX_WBITS  # reads gzip's and zlib's framing alike
@@ -69,20 +71,21 @@ class Inbox:
         Raises:
             ConnectionFault: more than the window.
         """
-        size = len(data) - PREFIX_BYTES
-        if (
-            0 < size <= LARGE_BYTES
+        self._count(len(data))
+        size, message = len(data) - PREFIX_BYTES, data[PREFIX_BYTES:]
+        is_one = (  # nearly always: a message, whole, and nothing else
+            size > 0
             and not (self._left or self._prefix or self._is_held or self._waiting)
             and not self._coming
-            and size < self._window - PREFIX_BYTES
             and data[0] == 0
             and U32.unpack_from(data, 1)[0] == size
-        ):
-            self._window -= size + PREFIX_BYTES
-            self._call.handler.take(bytes(data[PREFIX_BYTES:]))  # nearly always: one, whole
-        else:
-            self._count(len(data))
-            self._take_in_turn(data)
+        )
+        handler = self._call.handler
+        if not (is_one and handler.take_at_once(message)):
+            if is_one and size <= LARGE_BYTES:
+                handler.take(bytes(message))
+            else:
+                self._take_in_turn(data)
         if self._window < WINDOW_BYTES // 2 or self._left > self._window:
             self._open_window()
 
@@ -248,8 +251,9 @@ class Inbox:
             if self._is_compressed:
                 self._is_compressed = False
                 message = self._decompress(message)
-        if message is not None and not self._call.is_over:
-            self._call.handler.take(message)
+        handler = self._call.handler
+        if message is not None and not handler.take_at_once(message):
+            handler.take(message)
 
     def _decompress(self, content: bytes) -> bytes | None:
         """A compressed message as it was; None where the call was ended for it."""

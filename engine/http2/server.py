@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["GrpcServer"]
 
 RECEIVE_BYTES: Final = 256 << 10
+ALIGNED_AT: Final = 2  # what follows the 14 bytes before a message then lies at a multiple of 16
 BACKLOG: Final = 1024
 
 
@@ -37,7 +38,7 @@ class GrpcServer:
         self.accept = accept
         self.max_message_bytes = max_message_bytes
         self.connections: set[Connection] = set()
-        self.buffer = memoryview(bytearray(RECEIVE_BYTES))
+        self.buffer = memoryview(bytearray(RECEIVE_BYTES + ALIGNED_AT))[ALIGNED_AT:]
         self._listener: asyncio.Server | None = None
 
     async def serve(self, listener: socket.socket, tls: ssl.SSLContext | None) -> None:

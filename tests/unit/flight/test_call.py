@@ -52,6 +52,9 @@ class Pipeline:
     def feeds(self, frame):
         return [frame.columns["x"]], "key"
 
+    def bound_rows(self, _rows):
+        return None
+
 
 class Client:
     """A call of a client that reads everything, in an engine that is busy with something else."""
@@ -92,7 +95,8 @@ class Client:
         place = self.handler.place(len(message), memoryview(message)[:1000])
         if place is not None:
             place[:] = message
-            self.handler.take(place)
+            if not self.handler.take_at_once(place):
+                self.handler.take(place)
         return place is not None
 
     @property
@@ -129,6 +133,37 @@ async def test_what_a_call_holds_itself_does_not_count_against_it():
         assert client.request is not None
         assert client.handler.place(len(LARGE), memoryview(LARGE)) is not None
         assert not client.is_over
+
+
+@run
+async def test_what_is_answered_at_once_is_not_held():
+    """Neither a message in memory that is used again nor one that was placed."""
+    async with stream(answer=answer_after(0), max_held_bytes=OTHERS_BYTES + len(LARGE)) as client:
+        client.metrics.flight_calls = 1  # nobody is waited for
+        for rows in (1, 50_000):
+            client.service.plane.running.cost.learn(rows, 1000)
+        client.line.release()
+        assert not client.handler.take_at_once(memoryview(LARGE))
+        for _ in range(3):  # what is like it is known, and then its reply
+            assert client.write(LARGE)
+
+        assert client.handler.take_at_once(memoryview(bytearray(LARGE)))
+        assert client.service.held_bytes == OTHERS_BYTES
+        place = client.handler.place(len(LARGE), memoryview(LARGE)[:1000])
+        place[:] = LARGE
+        assert client.handler.take_at_once(place)
+        assert client.service.held_bytes == OTHERS_BYTES
+        assert client.line.try_acquire()
+
+
+@run
+async def test_a_message_that_is_not_welcome_is_refused_wherever_it_lies():
+    async with stream() as client:
+        client.handler.refuse_new()
+
+        assert client.handler.take_at_once(memoryview(LARGE))
+        assert client.is_over
+        assert client.metrics.errors == {"shutting_down": 1}
 
 
 @run

@@ -98,6 +98,20 @@ def test_what_was_learnt_is_answered():
     assert stream.rests == 0
 
 
+@pytest.mark.parametrize("shift", range(4))
+def test_a_model_is_fed_where_numbers_may_lie(shift):
+    """A message need not begin where its numbers would be aligned."""
+    stream, message = Stream(), wire_messages([batch_of(3)])[1]
+    stream.take(message)
+    moved = memoryview(bytes(shift) + message)[shift:]
+
+    assert stream.take(moved) == PIECES
+
+    (tensor,), _ = stream.model.fed[-1]
+    assert tensor.flags.aligned
+    assert tensor.tolist() == [[0, 1], [2, 3], [4, 5]]
+
+
 def test_a_model_does_not_run_twice_for_ever():
     """An answer that cannot be told the short way is worked out anew, by another run."""
     stream, message = Stream(pieces=None), wire_messages([batch_of(3)])[1]

@@ -133,12 +133,16 @@ class Client:
 
 
 class Service:
-    """Takes every call, and notes what it is told; ``on_take`` and so on say what it does then."""
+    """Takes every call, and notes what it is told; ``on_take`` and so on say what it does then.
+
+    ``answers`` says whether a message is one that is answered at once.
+    """
 
     def __init__(self):
         self.calls = []
         self.on_accept = self.on_take = self.on_end = self.on_drained = lambda *_: None
         self.has_memory = True
+        self.answers = lambda _message: False
 
     def __call__(self, call):
         noted = Noted(self, call)
@@ -160,6 +164,7 @@ class Noted:
         self.call = call
         self.messages = []
         self.placed = []
+        self.answered = []  # at once
         self.events = []  # all but messages
         self.left = asyncio.Event()
 
@@ -168,6 +173,12 @@ class Noted:
         if not self.service.has_memory:
             raise MemoryError
         return memoryview(bytearray(size_bytes))
+
+    def take_at_once(self, message):
+        is_answered = self.service.answers(message)
+        if is_answered:
+            self.answered.append(bytes(message))
+        return is_answered
 
     def take(self, message):
         assert not self.events or self.events[-1] == "drained", "a message after the end"

@@ -56,6 +56,54 @@ def test_large_messages_are_placed(client, service, size, step):
     assert service.only.events == ["end"]
 
 
+@pytest.mark.parametrize("size", [1, LARGE_BYTES, LARGE_BYTES + 1, 200_000])
+@pytest.mark.parametrize("step", [1000, 1 << 20], ids=["in pieces", "whole"])
+def test_a_message_that_is_answered_at_once_is_not_taken(client, service, size, step):
+    """Only where it has come in pieces does a large one need a place."""
+    content = [bytes((n,)) * size for n in range(100)]
+    service.answers = lambda _message: True
+    client.send(request())
+
+    for one in content:
+        client.send(frames(1, message(one), size=step))
+    client.send(data(1, b"", END_STREAM))
+
+    assert service.only.answered == content
+    assert service.only.messages == []
+    assert len(service.only.placed) == 100 * (size > LARGE_BYTES and step < size)
+    assert service.only.events == ["end"]
+    assert client.fault() is None
+
+
+@pytest.mark.parametrize("size", [1000, LARGE_BYTES + 1])
+def test_a_message_that_is_not_answered_at_once_is_taken_in_its_place(client, service, size):
+    content = [bytes((n,)) * size for n in range(6)]
+    service.answers = lambda message: message[0] % 2 == 0
+    client.send(request())
+
+    for one in content:
+        client.send(data(1, message(one)))
+
+    assert service.only.answered == content[::2]
+    assert service.only.messages == content[1::2]
+    assert len(service.only.placed) == (3 if size > LARGE_BYTES else 0)
+
+
+@pytest.mark.parametrize("size", [1000, LARGE_BYTES + 1])
+def test_a_held_message_is_offered_once_it_is_delivered(client, service, size):
+    service.on_take = hold
+    client.send(request())
+    client.send(data(1, message(b"first")))
+    service.answers = lambda _message: True
+
+    client.send(data(1, message(bytes(size))))
+    assert service.only.answered == []
+    service.only.call.go_on()
+
+    assert service.only.answered == [bytes(size)]
+    assert service.only.messages == [b"first"]
+
+
 @pytest.mark.parametrize("first", range(4, 12))
 def test_the_window_never_stays_shut(client, service, first):
     """A message as large as what is left of the window, received where it stands."""
