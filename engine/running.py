@@ -17,7 +17,7 @@ from engine.batching.batch import merge, split
 from engine.batching.trial import try_together
 from engine.codecs.tensors import to_tensor
 from engine.errors import InternalError
-from engine.values import InferResult
+from engine.values import BoundRows, InferResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from engine.batching.entry import BatchPolicy
     from engine.pipeline.plan import Answer, Plan
     from engine.request import InferRequest
-    from engine.values import Array, BoundRows, Frame, ModelIdentity, Output, PipelineIdentity
+    from engine.values import Array, Frame, ModelIdentity, Output, PipelineIdentity
 
 __all__ = ["RunningPipeline", "ServedModel"]
 
@@ -53,7 +53,7 @@ class RunningPipeline:
         models: as ``GET /models`` lists them.
         cost: how long its runs take; begins with what warming up told.
         policy: how requests are run together; None where they are not.
-        has_one_model: whether one model makes the answer: then ``infer_one`` may be called.
+        has_one_model: whether one model makes the answer: then ``run`` may be called.
         row: one row in memory of its own, where that model can have it; for one thread, the event
             loop.
         lone_model: the model, where it makes the answer of one input and nothing is checked; None
@@ -95,10 +95,14 @@ class RunningPipeline:
             return "request by request: more than one model has a part in the answer"
         if not model.takes_any_rows or wanted.max_rows < 2:
             return "request by request: the model, or MAX_BATCH_ROWS, allows no joint runs"
-        # its runs are the first that follow close upon one another: they tell what a run takes
-        verdict = try_together(
-            lambda feeds, rows: self._run(feeds, rows)[0], model.inputs, wanted.max_rows
-        )
+
+        def run(feeds: Sequence[Array], rows: int) -> tuple[Output, ...]:
+            outputs, run_ns = self.run(feeds, rows)
+            # the first runs that follow close upon one another: they tell what a run takes
+            self.cost.learn(rows, run_ns)
+            return outputs
+
+        verdict = try_together(run, model.inputs, wanted.max_rows)
         if verdict.max_rows:
             self.policy = dataclasses.replace(wanted, max_rows=verdict.max_rows)
             return f"requests are run together up to {verdict.max_rows} rows: {verdict.reason}"
@@ -124,35 +128,21 @@ class RunningPipeline:
         first = requests[0]
         if len(requests) == 1 and first.feeds is not None:
             frame = first.frame or first.decoded()
-            first.outcome = self.infer_one(frame, first.feeds, first.parse_ns)
+            outputs, run_ns = self.run(first.feeds, frame.rows)
+            self.cost.learn(frame.rows, run_ns)
+            first.outcome = self.conclude(frame, outputs, first.parse_ns, run_ns)
             return
         rows = [request.rows for request in requests]
         total = sum(rows)
         feeds = merge([request.feeds for request in requests if request.feeds is not None])
-        outputs, run_ns = self._run(feeds, total)
+        outputs, run_ns = self.run(feeds, total)
+        self.cost.learn(total, run_ns)
         if any(len(output.values) != total for output in outputs):
             name = self._plan.last_model.name
             raise InternalError(f"model {name!r} gave other rows than it was fed")
         for request, own in zip(requests, split(outputs, rows), strict=True):
             frame = request.frame or request.decoded()
             request.outcome = self.conclude(frame, own, request.parse_ns, run_ns)
-
-    def infer_one(self, frame: Frame, feeds: Sequence[Array], parse_ns: int) -> InferResult:
-        """Run one request whose tensors are made, where one model makes the answer.
-
-        Args:
-            frame: its rows.
-            feeds: its tensors, by ``feeds``.
-            parse_ns: how long decoding took.
-
-        Returns:
-            The answer.
-
-        Raises:
-            EngineError: the run failed, or the request cannot be checked.
-        """
-        outputs, run_ns = self._run(feeds, frame.rows)
-        return self.conclude(frame, outputs, parse_ns, run_ns)
 
     def bound_rows(self, rows: int) -> BoundRows | None:
         """Memory for so many rows, where as many came before; for the event loop.
@@ -161,7 +151,7 @@ class RunningPipeline:
             rows: how many are to be run.
 
         Returns:
-            The memory, for ``infer_bound``; None where runs are quick enough without.
+            The memory, for ``run``; None where runs are quick enough without.
         """
         if rows not in self._bound:
             is_new, self._last_rows = rows != self._last_rows, rows
@@ -173,36 +163,31 @@ class RunningPipeline:
             self._bound[rows] = model.bind_rows(rows)
         return self._bound[rows]
 
-    def infer_bound(self, bound: BoundRows, frame: Frame, parse_ns: int) -> InferResult:
-        """Run rows that were written into bound memory, on the only thread that may.
+    def run(self, feeds: Sequence[Array] | BoundRows, rows: int) -> tuple[tuple[Output, ...], int]:
+        """Run the one model; for a caller that tells ``cost`` afterwards what it took.
 
         Args:
-            bound: ``row``, or what ``bound_rows`` gave.
-            frame: the request's rows.
-            parse_ns: how long decoding took.
+            feeds: a request's tensors, by ``feeds``; or memory that they were written into, ``row``
+                or what ``bound_rows`` gave, on the only thread that may.
+            rows: how many there are.
 
         Returns:
-            The answer; its outputs are ``bound``'s, good until other rows are written there.
+            The outputs, and what the run took, ns; those of bound memory are good until other rows
+            are written there.
 
         Raises:
-            Exception: the run or a check failed; the usual way says how.
+            Exception: the run failed; that of bound memory is better told by one of tensors.
         """
-        started_ns = time.monotonic_ns()
-        bound.run()
-        run_ns = time.monotonic_ns() - started_ns
-        self.cost.learn(frame.rows, run_ns)
-        return self.conclude(frame, bound.outputs, parse_ns, run_ns)
-
-    def _run(self, feeds: Sequence[Array], rows: int) -> tuple[tuple[Output, ...], int]:
-        """The outputs of the one model, and how long it took."""
         model = self._plan.joint_model
         if model is None:
             raise InternalError("this pipeline runs no requests together")
         started_ns = time.monotonic_ns()
-        outputs = model.run(feeds, rows)
-        run_ns = time.monotonic_ns() - started_ns
-        self.cost.learn(rows, run_ns)
-        return outputs, run_ns
+        if isinstance(feeds, BoundRows):
+            feeds.run()
+            outputs = feeds.outputs
+        else:
+            outputs = model.run(feeds, rows)
+        return outputs, time.monotonic_ns() - started_ns
 
     def conclude(
         self, frame: Frame, outputs: tuple[Output, ...], parse_ns: int, run_ns: int

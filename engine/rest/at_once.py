@@ -11,6 +11,7 @@ Rules that hold here:
   answered at once, is left to the usual way before anything was done for it that others see: None,
   never an error. So is a request that is to be refused: the usual way tells why.
 - So is a request that others might share a run with, where that saves something.
+- What the client need not wait for is done once its reply is on its way.
 - Everything runs on the event loop, which is the one thread that uses the pipeline's ``row``.
 """
 
@@ -20,13 +21,13 @@ import time
 from typing import TYPE_CHECKING
 
 from engine.codecs.number_records import read_number_row
-from engine.rest.inference import is_arrow
+from engine.rest.inference import is_arrow, write_result
 from engine.rest.media import BodyKind
-from engine.rest.service import write_answer
+from engine.rest.service import refuse
 from engine.values import BoundRows, Frame
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from typing import Final
 
     from engine.logring import LogRing
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from engine.rest.media import Reply
     from engine.rest.service import Service
     from engine.running import RunningPipeline
-    from engine.values import Array
+    from engine.values import Array, InferResult
 
 __all__ = ["answer_at_once"]
 
@@ -51,7 +52,8 @@ def answer_at_once(
     stop: int,
     *,
     connections: int,
-) -> Reply | None:
+    send: Callable[[Reply], None],
+) -> bool:
     """Answer a request here and now.
 
     Args:
@@ -61,43 +63,67 @@ def answer_at_once(
         start: the body's first byte, at an address that Arrow's numbers may have.
         stop: the one after its last.
         connections: how many there are that could send a request.
+        send: sends the reply.
 
     Returns:
-        The reply; None where the request is to go the usual way.
+        Whether it was answered; False where it is to go the usual way.
     """
     plane = service.plane
     pipeline = plane.current
     if (
         pipeline is None
         or stop - start > service.max_body_bytes
-        or head.pipeline_name not in {None, pipeline.identity.id}
+        or (head.pipeline_name is not None and head.pipeline_name != pipeline.identity.id)
         or (connections > 1 and _is_worth_sharing(pipeline, connections, plane.log))
     ):
-        return None
+        return False
     started_ns = time.monotonic_ns()
-    is_json = head.body_kind is BodyKind.JSON or not is_arrow(head, data, start)
-    read = _read_row if is_json else _read_table
+    kind = head.body_kind
+    is_table = kind is BodyKind.ARROW or (kind is BodyKind.SNIFF and is_arrow(head, data, start))
+    read = _read_table if is_table else _read_row
     given = read(service, pipeline, data, start, stop)
     if given is None:
-        return None
-    frame, feeds = given
+        return False
+    result = _infer(service, pipeline, *given, started_ns)
+    if result is None:
+        return False
+    try:
+        reply = write_result(head, result, service.records_by_default)
+    except Exception as error:  # noqa: BLE001 - every failure is answered, bugs included
+        send(refuse(service, error))
+        return True
+    answered_ns = time.monotonic_ns()
+    send(reply)
+    rows, (_, run_ns) = result.frame.rows, result.elapsed_ns
+    pipeline.cost.learn(rows, run_ns)
+    service.metrics.record(rows, answered_ns - started_ns, 0, run_ns)
+    return True
+
+
+def _infer(
+    service: Service,
+    pipeline: RunningPipeline,
+    frame: Frame,
+    feeds: Sequence[Array] | BoundRows,
+    started_ns: int,
+) -> InferResult | None:
+    """Run the rows and log the answer; None where that cannot be done here, or has failed."""
     end = service.turn.begin(frame.rows, pipeline.policy, pipeline.cost)
     if end is None:
         return None
     try:
         parse_ns = time.monotonic_ns() - started_ns
-        if isinstance(feeds, BoundRows):
-            result = pipeline.infer_bound(feeds, frame, parse_ns)
-        else:
-            result = pipeline.infer_one(frame, feeds, parse_ns)
+        outputs, run_ns = pipeline.run(feeds, frame.rows)
+        result = pipeline.conclude(frame, outputs, parse_ns, run_ns)
     except Exception:  # noqa: BLE001 - whatever it is, it will be again, and be told
         return None
     else:
-        if plane.log is not None:
-            plane.log.append((result,))
+        log = service.plane.log
+        if log is not None:
+            log.append((result,))
+        return result
     finally:
         end()
-    return write_answer(service, head, result, started_ns)
 
 
 def _is_worth_sharing(pipeline: RunningPipeline, connections: int, log: LogRing | None) -> bool:

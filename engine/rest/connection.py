@@ -176,7 +176,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self.flow.watch()  # closing waits until the replies are read
             self.transport.close()
 
-    def write_reply(self, reply: Reply, *, keep_alive: bool, is_refusal: bool = False) -> None:
+    def write_reply(
+        self, reply: Reply, *, keep_alive: bool = True, is_refusal: bool = False
+    ) -> None:
         """Send a whole reply; what follows a refusal is done by ``_send_refusal``."""
         raise NotImplementedError
 

@@ -142,7 +142,9 @@ class EngineProtocol(LimitedProtocol):
         else:
             self._exchange.complete()
 
-    def write_reply(self, reply: Reply, *, keep_alive: bool, is_refusal: bool = False) -> None:
+    def write_reply(
+        self, reply: Reply, *, keep_alive: bool = True, is_refusal: bool = False
+    ) -> None:
         """Send a whole reply and let the connection's next request begin."""
         keep_alive = keep_alive and not self.service.plane.is_draining
         body = reply.body
@@ -152,18 +154,19 @@ class EngineProtocol(LimitedProtocol):
         fields = self._common_fields
         if reply.headers:
             fields += _fields(reply.headers)
-        head = b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n%b\r\n" % (
+        is_small = len(body) < JOIN_BELOW
+        head = b"%b%bcontent-type: %b\r\ncontent-length: %d\r\n%b\r\n%b" % (
             STATUS_LINE[reply.status],
             fields,
             reply.content_type,
             len(body),
             b"" if keep_alive else b"connection: close\r\n",
+            body if is_small else b"",  # type: ignore[str-format] # takes any buffer
         )
-        if len(body) < JOIN_BELOW:
-            self.transport.write(head + body)
-        else:
+        if is_small:
             self.transport.write(head)
-            self.transport.write(body)
+        else:
+            self.transport.writelines((head, body))
         if is_refusal:
             return
         if not keep_alive:
@@ -231,12 +234,16 @@ class EngineProtocol(LimitedProtocol):
             if service.tokens is not None:
                 service.tokens.check(known.authorization)
             if self.cycle is None or self.cycle.response_complete:
-                reply = answer_at_once(
-                    service, known.call, data, start, stop, connections=len(self.connections)
-                )
-                if reply is not None:
-                    self._deadline_s, self._head_bytes = None, 0
-                    self.write_reply(reply, keep_alive=True)
+                self._deadline_s, self._head_bytes = None, 0  # the request is whole
+                if answer_at_once(
+                    service,
+                    known.call,
+                    data,
+                    start,
+                    stop,
+                    connections=len(self.connections),
+                    send=self.write_reply,
+                ):
                     return True
             exchange = Exchange(self, service, keep_alive=True)
             exchange.feed(bytes(memoryview(data)[start:stop]))
