@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Final
 
-    from engine.logring import LogRing
     from engine.rest.inference import CallHead
     from engine.rest.media import Reply
     from engine.rest.service import Service
@@ -74,7 +73,7 @@ def answer_at_once(
         pipeline is None
         or stop - start > service.max_body_bytes
         or (head.pipeline_name is not None and head.pipeline_name != pipeline.identity.id)
-        or (connections > 1 and _is_worth_sharing(pipeline, connections, plane.log))
+        or (connections > 1 and _is_worth_sharing(pipeline, connections))
     ):
         return False
     started_ns = time.monotonic_ns()
@@ -126,17 +125,12 @@ def _infer(
         end()
 
 
-def _is_worth_sharing(pipeline: RunningPipeline, connections: int, log: LogRing | None) -> bool:
+def _is_worth_sharing(pipeline: RunningPipeline, connections: int) -> bool:
     """Whether a run and a commit of its own cost a request more than waiting for others does."""
     if pipeline.policy is None:
         return False
     run_ns = pipeline.cost.least_ns(1)
-    return (
-        connections > FEW_CONNECTIONS
-        or log is not None
-        or run_ns is None
-        or run_ns > WORTH_SHARING_NS
-    )
+    return connections > FEW_CONNECTIONS or run_ns is None or run_ns > WORTH_SHARING_NS
 
 
 def _read_row(
