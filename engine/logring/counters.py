@@ -74,7 +74,6 @@ class Counters:
     rows_evicted_before_upload: int = 0
     rows_not_kept: Counter[str] = dataclasses.field(default_factory=Counter)
     live_pages: int = 0
-    commit_count: int = 0
     commit_ns: int = 0
     commit_buckets: list[int] = dataclasses.field(default_factory=lambda: [0] * LATENCY_BUCKETS)
     syncs: int = 0
@@ -96,7 +95,6 @@ class Counters:
     def committed(self, rows: int, elapsed_ns: int) -> None:
         """Count one append."""
         self.rows_kept += rows
-        self.commit_count += 1
         self.commit_ns += elapsed_ns
         self.commit_buckets[min(elapsed_ns.bit_length(), LATENCY_BUCKETS - 1)] += 1
 
@@ -116,6 +114,7 @@ def snapshot(
 ) -> RingStats:
     """What ``RingStats`` says, of a log that is open where it has a writer."""
     page_bytes = 0 if writer is None else writer.store.page_bytes
+    buckets = tuple(counters.commit_buckets)
     return RingStats(
         closed=closed,
         failing=counters.failing,
@@ -128,9 +127,9 @@ def snapshot(
         uploaded_to=None if writer is None else writer.uploaded_to,
         live_bytes=counters.live_pages * page_bytes,
         budget_bytes=0 if writer is None else writer.store.budget_pages * page_bytes,
-        commit_count=counters.commit_count,
+        commit_count=sum(buckets),
         commit_ns=counters.commit_ns,
-        commit_buckets=tuple(counters.commit_buckets),
+        commit_buckets=buckets,
         syncs=counters.syncs,
         failures_kept=failures.kept,
         failures_lost=failures.lost,

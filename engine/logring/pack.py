@@ -68,7 +68,7 @@ class OpenPack:
         self._word = self._view[_WORD_PLACE:_IDENTITY_PLACE].cast("Q")
         self.can_grow = isinstance(buffer, mmap.mmap)
         self._context: LogContext | None = None
-        self._steps = self.first_row = self.rows = self.stored = self.context_check = 0
+        self.first_row = self.rows = self.stored = self.context_check = 0
         self.header = RecordHeader(PACKED, 0, 0, 0, 0)
         self._end, self._check, self._item_bytes = _ITEMS_PLACE, 0, 0
         self.is_damaged = not self._load()
@@ -117,14 +117,18 @@ class OpenPack:
         _IDENTITY.pack_into(self._buffer, _IDENTITY_PLACE, first_row, check, item_bytes)
         HEADER.pack_into(self._buffer, _HEADER_PLACE, *header)
         self._check = _first_check(first_row, check, item_bytes, header)
-        self._context, self._steps, self._item_bytes = context, steps, item_bytes
+        self._context, self._item_bytes = context, item_bytes
         self.context_check, self.first_row, self.header = check, first_row, header
 
-    def add(self, context: LogContext, steps: int, rows: int, items: bytes) -> bool:
+    def add(self, context: LogContext, rows: int, items: bytes) -> bool:
         """Add rows, which are committed with that; False where they are others or do not fit."""
         end = self._end
         stop = end + len(items)
-        if context is not self._context or steps != self._steps or stop > len(self._view):
+        if (
+            context is not self._context
+            or len(items) != rows * self._item_bytes  # of rows with other steps
+            or stop > len(self._view)
+        ):
             return False
         self._buffer[end:stop] = items
         check = self._check = zlib.crc32(items, self._check)

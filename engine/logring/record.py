@@ -103,8 +103,9 @@ class LogEncoder:
             Records in row order; none where the answer has no row.
         """
         pattern = self.pattern
-        if pattern is not None and (like_it := pattern.rows((result,))) is not None:
-            return [like_it]
+        if pattern is not None and (items := pattern.items((result,))) is not None:
+            time_ms = result.time_ms
+            return [PackedRows(pattern.context, pattern.steps, 1, time_ms, time_ms, items)]
         if not result.frame.rows:
             return []
         table = self._table

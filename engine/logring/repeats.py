@@ -14,38 +14,52 @@ import math
 import struct
 from typing import TYPE_CHECKING
 
-from engine.logring.header import PACKED_BYTES, PackedRows
+from engine.logring.header import PACKED_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from typing import Any
 
     from engine.logring.context import LogContext
-    from engine.values import Array, InferResult
+    from engine.values import Array, InferResult, Output
 
 __all__ = ["RowPattern", "TablePattern"]
 
 
 class RowPattern:
-    """What one-row answers of a kind have in common: lists of floats in, arrays out, no checks."""
+    """What one-row answers of a kind have in common: lists of floats in, arrays out, no checks.
 
-    __slots__ = ("_context", "_inputs", "_like", "_most_rows", "_outputs", "_pack", "_steps")
+    Attributes:
+        context: of all of them.
+        steps: how many steps' times each has.
+    """
+
+    __slots__ = (
+        "_inputs",
+        "_like",
+        "_most_rows",
+        "_outputs",
+        "_pack",
+        "_same_outputs",
+        "context",
+        "steps",
+    )
 
     def __init__(self, result: InferResult, context: LogContext) -> None:
         """Take the pattern of an answer; ``of`` says for which ones there is one."""
-        self._context = context
+        self.context = context
+        self.steps = len(result.elapsed_ns)
         self._like = result  # keeps the identities alive
-        self._steps = len(result.elapsed_ns)
         shapes = zip(sorted(result.frame.columns), context.shapes or (), strict=False)
         self._inputs = [(name, math.prod(shape)) for name, shape in shapes]  # they come first
         self._outputs = [
-            (output.name, output.per_row, output.values.dtype, output.values.shape)
-            for output in result.outputs
+            (o.name, o.per_row, o.values.dtype, o.values.shape) for o in result.outputs
         ]
+        self._same_outputs = result.outputs
         numbers = "".join([f"{width}d" for _, width in self._inputs])
         arrays = "".join([f"{output.values.nbytes}s" for output in result.outputs])
         no_anomaly = "4x"
-        layout = struct.Struct(f"<q{self._steps}Q{numbers}{arrays}{no_anomaly}")
+        layout = struct.Struct(f"<q{self.steps}Q{numbers}{arrays}{no_anomaly}")
         self._pack = layout.pack
         self._most_rows = PACKED_BYTES // layout.size
 
@@ -56,68 +70,70 @@ class RowPattern:
         if not all(type(column) is list and type(column[0]) is list for column in columns):
             return None
         pattern = cls(result, context)
-        return pattern if pattern.rows([result]) else None
+        return None if pattern.items([result]) is None else pattern
 
-    def rows(self, results: Sequence[InferResult]) -> PackedRows | None:
-        """The rows of answers like the one that this is of; None where one of them is another."""
+    def items(self, results: Sequence[InferResult]) -> bytes | None:
+        """The rows of answers like the one that this is of, each as ``PackedRows`` has it.
+
+        Args:
+            results: the answers.
+
+        Returns:
+            The rows, one after the other; None where one of them is another, or is older than the
+            one before it.
+        """
+        like, time_ms = self._like, 0
+        items: list[bytes] = []
         if len(results) > self._most_rows:
             return None
-        times_ms: list[int] = []
-        items: list[bytes] = []
         try:
             for result in results:
-                values = self._values(result)
-                if values is None:
+                frame, outputs = result.frame, result.outputs
+                if (
+                    result.time_ms < time_ms
+                    or result.model is not like.model
+                    or result.pipeline is not like.pipeline
+                    or result.partition != like.partition
+                    or result.checks is not None
+                    or result.shadows
+                    or result.row_models is not None
+                    or frame.rows != 1
+                    or frame.has_literals
+                    or len(frame.columns) != len(self._inputs)
+                    or (outputs is not self._same_outputs and not self._has_same(outputs))
+                ):
                     return None
-                times_ms.append(result.time_ms)
+                time_ms = result.time_ms
+                values: list[Any] = [time_ms, *result.elapsed_ns]
+                for name, width in self._inputs:
+                    numbers = frame.columns[name][0]
+                    if type(numbers) is not list or len(numbers) != width:
+                        return None
+                    if type(numbers[0]) is not float and float not in map(type, numbers):
+                        return None  # only integers: another kind of column
+                    values += numbers
+                for output in outputs:
+                    values.append(output.values.tobytes())
                 items.append(self._pack(*values))
-        except (KeyError, OverflowError, struct.error):
+        except Exception:  # noqa: BLE001 - whatever it is, the long way tells
             return None
-        if len(items) == 1:
-            time_ms = times_ms[0]
-            return PackedRows(self._context, self._steps, 1, time_ms, time_ms, items[0])
-        oldest_ms, newest_ms = min(times_ms), max(times_ms)
-        joined = b"".join(items)
-        return PackedRows(self._context, self._steps, len(items), oldest_ms, newest_ms, joined)
+        return b"".join(items)
 
-    def _values(self, result: InferResult) -> list[Any] | None:
-        """What is packed of an answer; None where it is seen to be another kind."""
-        like, frame = self._like, result.frame
-        columns = frame.columns
-        if (
-            result.model is not like.model
-            or result.pipeline is not like.pipeline
-            or result.partition != like.partition
-            or result.checks is not None
-            or result.shadows
-            or result.row_models is not None
-            or frame.rows != 1
-            or frame.has_literals
-            or len(columns) != len(self._inputs)
-            or len(result.outputs) != len(self._outputs)
-        ):
-            return None
-        values: list[Any] = [result.time_ms, *result.elapsed_ns]
-        for name, width in self._inputs:
-            numbers = columns[name][0]
-            if type(numbers) is not list or len(numbers) != width:
-                return None
-            if type(numbers[0]) is not float and float not in map(type, numbers):
-                return None  # only integers: another kind of column
-            values += numbers
-        for output, (name, per_row, dtype, shape) in zip(
-            result.outputs, self._outputs, strict=True
-        ):
-            array = output.values
+    def _has_same(self, outputs: tuple[Output, ...]) -> bool:
+        """Whether these are outputs of this kind; the next answer may have the very same ones."""
+        if len(outputs) != len(self._outputs):
+            return False
+        for output, (name, per_row, dtype, shape) in zip(outputs, self._outputs, strict=True):
+            values = output.values
             if (
                 output.name != name
-                or array.dtype is not dtype
-                or array.shape != shape
+                or values.dtype is not dtype
+                or values.shape != shape
                 or output.per_row is not per_row
             ):
-                return None
-            values.append(array.tobytes())
-        return values
+                return False
+        self._same_outputs = outputs
+        return True
 
 
 class TablePattern:

@@ -95,11 +95,29 @@ class LogRing:
         Returns:
             How many rows were kept: they are committed. The others are counted by reason.
         """
-        started = time.perf_counter_ns()
+        started_ns = time.perf_counter_ns()
+        # nearly always, and in few steps: an engine that has slept runs them uncached
+        pattern = self._encoder.pattern
+        items = None if pattern is None else pattern.items(results)
+        if pattern is not None and items:
+            times_ms = results[0].time_ms, results[-1].time_ms
+            with self._lock:
+                writer = self._writer
+                if (
+                    writer is not None
+                    and self._counters.failing is None
+                    and not self._broken
+                    and writer.add(pattern.context, len(results), items, *times_ms)
+                ):
+                    self._dirty = True
+                    self._counters.committed(len(results), time.perf_counter_ns() - started_ns)
+                    return len(results)
+        return self._append_others(results, started_ns)
+
+    def _append_others(self, results: Sequence[InferResult], started_ns: int) -> int:
+        """Keep rows that are not the open pack's next ones."""
         try:
-            pattern = self._encoder.pattern
-            like_it = None if pattern is None else pattern.rows(results)
-            records = self._encode(results) if like_it is None else (like_it,)
+            records = self._encode(results)
         except Exception as error:
             log.exception("answers could not be written for the inference log")  # a bug
             self._counters.not_kept(_rows_of(results), "no_record_form", error)
@@ -107,19 +125,9 @@ class LogRing:
         if not records:
             return 0
         with self._lock:
-            writer = self._writer
-            if (  # nearly always, and in few steps: an engine that has slept runs them uncached
-                like_it is not None
-                and writer is not None
-                and self._counters.failing is None
-                and not self._broken
-                and writer.add(like_it)
-            ):
-                kept, self._dirty = like_it.rows, True
-            else:
-                kept = self._append(records)
+            kept = self._append(records)
             if kept:
-                self._counters.committed(kept, time.perf_counter_ns() - started)
+                self._counters.committed(kept, time.perf_counter_ns() - started_ns)
         return kept
 
     def _encode(self, results: Sequence[InferResult]) -> Sequence[Record | PackedRows]:

@@ -95,28 +95,30 @@ class RowWriter:
             if isinstance(record, PackedRows) and self._pack.can_hold(len(record.items)):
                 self._append_portions(waiting)
                 waiting = []
-                if not self.add(record):
+                if not self._add(record):
                     self._begin(record)
             else:
                 waiting.append(record)
         self._append_portions(waiting)
 
-    def add(self, rows: PackedRows) -> bool:
-        """Append rows to the open pack, where they are committed at once, if that is all it takes.
+    def add(
+        self, context: LogContext, rows: int, items: bytes, oldest_ms: int, newest_ms: int
+    ) -> bool:
+        """Append rows, as ``PackedRows`` has them, to the open pack: committed with that.
 
         Returns:
             False where it takes a transaction: nothing was done.
         """
-        newest_ms = self._newest_ms
-        if rows.newest_ms > newest_ms:  # noqa: PLR1730 - a call less
-            newest_ms = rows.newest_ms
-        if rows.oldest_ms < newest_ms - self.store.disorder_ms or not self._pack.add(
-            rows.context, rows.steps, rows.rows, rows.items
-        ):
+        newest_ms = newest_ms if newest_ms > self._newest_ms else self._newest_ms
+        is_in_order = oldest_ms >= newest_ms - self.store.disorder_ms
+        if not is_in_order or not self._pack.add(context, rows, items):
             return False
-        self.next_row += rows.rows
+        self.next_row += rows
         self._newest_ms = newest_ms
         return True
+
+    def _add(self, rows: PackedRows) -> bool:
+        return self.add(rows.context, rows.rows, rows.items, rows.oldest_ms, rows.newest_ms)
 
     def _begin(self, rows: PackedRows) -> None:
         """Append rows that are not the open pack's next ones: to one that is begun with them."""
@@ -125,7 +127,7 @@ class RowWriter:
             self._keep_disorder(newest_ms - rows.oldest_ms)
         number = self._commit_in_any_case((), rows.context)
         self._pack.begin(rows.context, number, self.next_row, rows.oldest_ms, rows.steps)
-        if not self.add(rows):
+        if not self._add(rows):
             raise AssertionError("rows do not fit a pack that was begun for them. This is a bug.")
 
     def put_pack(self) -> bool:

@@ -194,6 +194,23 @@ def test_a_row_after_another_is_kept_as_what_it_is(ring, name):
     assert str(rows) == str(expected)
 
 
+@pytest.mark.parametrize("name", [name for name in LIKE_OR_NOT if name != "two rows"])
+@pytest.mark.parametrize("step_ms", [0, 1, -1, -3_000])
+def test_rows_that_are_kept_together_are_kept_as_what_they_are(ring, name, step_ms):
+    last = dataclasses.replace(FIRST, time_ms=FIRST.time_ms + step_ms)
+    results = [FIRST, LIKE_OR_NOT[name], FIRST, last]
+    ring.append([FIRST])
+
+    assert ring.append(results) == 4
+
+    rows, page = [], ring.page(PageQuery(start_row=1))
+    while page.batch is not None:
+        rows += page.batch.to_pylist()
+        page = ring.page(PageQuery(start_row=page.next_row))
+    expected = [row for result in results for row in record_batch(result).to_pylist()]
+    assert str(rows) == str(expected)
+
+
 def table(tensor=FLOATS, **fields):
     """An answer to a table whose numbers are known to lie side by side."""
     fields = {"outputs": outputs(variable=tensor[:, :2].copy()), **fields}
