@@ -3,6 +3,7 @@
 Rules that hold here:
 - Everything happens under the ring's lock, inside its write transaction; ``commit`` or
   ``roll_back`` follows what became of that.
+- They are stored in pieces, so that no map is too scattered for a new one.
 - Memory stays bounded however many kinds of request come: blobs are remembered for the most recent
   kinds only; an older kind is simply stored again under a new number.
 """
@@ -13,26 +14,35 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING
 
 from engine.logring.context import LogContext
+from engine.logring.pieces import delete_pieces, joined, piece_bytes, put_pieces
 from engine.logring.store import pages
 
 if TYPE_CHECKING:
     from engine.logring.store import Database, Txn
 
-__all__ = ["ContextTable", "number_key"]
+__all__ = ["ContextTable", "read_context"]
 
 _REMEMBERED = 256
+_KEY_BYTES = 4
 
 
-def number_key(number: int) -> bytes:
-    """The key of a context."""
-    return number.to_bytes(4, "big")
+def read_context(txn: Txn, db: Database, number: int) -> bytes | None:
+    """The stored form of a context; None where there is none of this number."""
+    key = _key(number)
+    first = txn.get(key, db=db)
+    return None if first is None else bytes(joined(txn, key, first, db))
+
+
+def _key(number: int) -> bytes:
+    return number.to_bytes(_KEY_BYTES, "big")
 
 
 class ContextTable:
     """Numbers contexts, and deletes them once the last row that names them has left."""
 
-    def __init__(self) -> None:
-        self.pages = 0
+    def __init__(self, page_bytes: int) -> None:
+        self.pages = self._committed_pages = 0
+        self._piece_bytes = piece_bytes(page_bytes)
         self._numbers: OrderedDict[bytes, int] = OrderedDict()  # most recent last
         self._last_use: OrderedDict[int, int] = (
             OrderedDict()
@@ -44,12 +54,13 @@ class ContextTable:
         """Learn what is stored; any row there is may be using any of it."""
         self._numbers.clear()
         self._last_use.clear()
-        for key, blob in txn.cursor(db=db):
+        for key, _ in txn.cursor(db=db):
             number = int.from_bytes(key, "big")
-            self._remember(bytes(blob), number)
-            self._last_use[number] = next_row
+            if len(key) == _KEY_BYTES and (blob := read_context(txn, db, number)) is not None:
+                self._remember(blob, number)
+                self._last_use[number] = next_row
         self._next = max(self._last_use, default=-1) + 1
-        self.pages = pages(txn, db)
+        self.pages = self._committed_pages = pages(txn, db)
 
     def number(self, txn: Txn, db: Database, context: LogContext, row: int) -> int:
         """The context's number, for records that start before ``row``; stored where it is new."""
@@ -57,7 +68,7 @@ class ContextTable:
         if number is None or number not in self._last_use:
             number = self._next
             self._next += 1
-            txn.put(number_key(number), context.blob, append=True, db=db)
+            put_pieces(txn, _key(number), context.blob, self._piece_bytes, db=db)
             self._added.append(context.blob)
             self._remember(context.blob, number)
             self.pages = pages(txn, db)
@@ -75,16 +86,18 @@ class ContextTable:
             number, row = next(iter(self._last_use.items()))
             if row > first_row:
                 break
-            txn.delete(number_key(number), db=db)
+            delete_pieces(txn, _key(number), db)
             del self._last_use[number]
         self.pages = pages(txn, db)
 
     def commit(self) -> None:
         """The transaction was committed."""
         self._added.clear()
+        self._committed_pages = self.pages
 
     def roll_back(self) -> None:
         """The transaction came to nothing: what it stored is not there."""
+        self.pages = self._committed_pages
         for blob in self._added:
             number = self._numbers.pop(blob, None)
             if number is not None:

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from engine.logring.context import LogContext, list_depth, numpy_type
 from engine.logring.header import ARROW, HEADER, PACKED, SEPARATE_BYTES, RecordHeader
+from engine.logring.pieces import joined
 
 if TYPE_CHECKING:
     from engine.logring.store import Txn
@@ -113,7 +114,10 @@ def read_columns(
             columns.append(value[offset : offset + size])
             offset += size
             continue
-        column = txn.get(key + bytes([number + 1]))
+        column_key = key + bytes([number + 1])
+        column = txn.get(column_key)
+        if column is not None and len(column) < size:
+            column = joined(txn, column_key, column)
         if column is None or len(column) != size:
             raise ValueError(f"column {number} of a record has not {size} bytes")
         columns.append(column)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "ARROW",
     "HEADER",
+    "IN_PIECES",
     "PACKED",
     "PACKED_BYTES",
     "RAW",
@@ -37,6 +38,7 @@ PACKED_BYTES = 1 << 15  # rows with more, one or all that came at once, are not 
 # forms: the columns' values one after the other; an Arrow IPC message; rows that were answered one
 # by one, each its time in ms, its steps' times and its values
 RAW, ARROW, PACKED = 1, 2, 3
+IN_PIECES = 1 << 8  # beside the form: the value is the first piece of it
 
 
 @dataclasses.dataclass(slots=True)
@@ -161,7 +163,7 @@ class RecordHeader(NamedTuple):
 
 
 def read_header(value: memoryview) -> RecordHeader:
-    """Read a record's header.
+    """Read a record's header, in whose first piece it is.
 
     Raises:
         ValueError: the record is damaged.
@@ -169,6 +171,8 @@ def read_header(value: memoryview) -> RecordHeader:
     if len(value) < HEADER.size:
         raise ValueError(f"a record of {len(value)} bytes is shorter than its header")
     header = RecordHeader._make(HEADER.unpack_from(value))
+    if header.form & IN_PIECES:
+        header = header._replace(form=header.form ^ IN_PIECES)
     if header.form not in {RAW, ARROW, PACKED} or not header.rows:
         raise ValueError(f"a record starts with {header}")
     return header

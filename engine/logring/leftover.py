@@ -12,7 +12,7 @@ import logging
 import zlib
 from typing import TYPE_CHECKING
 
-from engine.logring.contexts import number_key
+from engine.logring.contexts import read_context
 from engine.logring.pack import FILE_NAME
 from engine.logring.rows import row_of, stop_row
 
@@ -43,7 +43,7 @@ def drop_known_rows(txn: Txn, store: Store, *, is_restored: bool = False) -> Non
     if stop >= pack.stop_row:
         pack.clear()
         return
-    context = txn.get(number_key(pack.header.context_number), db=store.contexts)
+    context = read_context(txn, store.contexts, pack.header.context_number)
     is_next = stop <= pack.first_row and not (is_restored and stop < pack.first_row)
     grew = stop > pack.first_row and row_of(cursor) == pack.first_row
     if context is None or zlib.crc32(context) != pack.context_check or not (is_next or grew):

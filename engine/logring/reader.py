@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine.logring.context import LogContext
-from engine.logring.contexts import number_key
+from engine.logring.contexts import read_context
 from engine.logring.decode import (
     Piece,
     copy_piece,
@@ -28,6 +28,7 @@ from engine.logring.decode import (
 )
 from engine.logring.header import HEADER, PACKED, RecordHeader, read_header
 from engine.logring.pages import LogPage, PageQuery
+from engine.logring.pieces import whole_record
 from engine.logring.rows import (
     ROW_KEY_BASE,
     RowCursor,
@@ -129,7 +130,7 @@ class _PageReader:
         oldest = first_row(cursor)
         if self._pieces and not self._query.descending and (oldest or 0) > (self._row or 0):
             return "RecordLimited"  # evicted since the last transaction: a page has no hole
-        if oldest is None or not self._seek(cursor, oldest):
+        if oldest is None or not self._seek(txn, cursor, oldest):
             return "All"
         step = to_previous if self._query.descending else to_next
         bytes_before = self._bytes_left
@@ -149,17 +150,17 @@ class _PageReader:
                 break
         return None
 
-    def _seek(self, cursor: AnyCursor, oldest: int) -> bool:
+    def _seek(self, txn: Txn, cursor: AnyCursor, oldest: int) -> bool:
         """Move to the record that the next row is in; False where there is none."""
         if self._query.descending:
             self._row = min(stop_row(cursor), ROW_KEY_BASE if self._row is None else self._row)
             return self._row > 0 and to_row(cursor, self._row - 1, forward=False)
         self._row = max(oldest, self._row or 0)
         if self._query.time_range_ms is not None:
-            self._row = max(self._row, self._earliest(cursor, oldest, stop_row(cursor)))
+            self._row = max(self._row, self._earliest(txn, cursor, oldest, stop_row(cursor)))
         return to_row(cursor, self._row, forward=True)
 
-    def _earliest(self, cursor: AnyCursor, low: int, high: int) -> int:
+    def _earliest(self, txn: Txn, cursor: AnyCursor, low: int, high: int) -> int:
         """A row before which none is in the time range."""
         start_ms, _ = self._query.time_range_ms or (0, 0)
         while low < high and to_row(cursor, (low + high) // 2, forward=True):
@@ -167,7 +168,8 @@ class _PageReader:
             header = header_of(cursor)
             if header is None:
                 break
-            if header.times_ms(cursor.value())[-1] < start_ms - self._store.disorder_ms:
+            value = whole_record(txn, row_key(first), cursor.value())
+            if header.times_ms(value)[-1] < start_ms - self._store.disorder_ms:
                 low = first + header.rows
             else:
                 high = min(first, (low + high) // 2)
@@ -205,6 +207,7 @@ class _PageReader:
         """Take what the page has room for out of one record."""
         value, first = cursor.value(), row_of(cursor)
         header = read_header(value)
+        value = whole_record(txn, row_key(first), value)
         spans = [(first, first + header.rows)]
         if self._query.time_range_ms is not None:
             if header.time_ms > self._query.time_range_ms[1] + self._store.disorder_ms:
@@ -288,10 +291,10 @@ class _PageReader:
         number = header.context_number
         context = known.get(number)
         if context is None:
-            blob = txn.get(number_key(number), db=self._store.contexts)
+            blob = read_context(txn, self._store.contexts, number)
             if blob is None:
                 raise ValueError(f"the log has lost the schema number {number}")
             if len(known) >= _KNOWN_CONTEXTS:
                 known.clear()
-            context = known[number] = LogContext.parse(bytes(blob))
+            context = known[number] = LogContext.parse(blob)
         return context

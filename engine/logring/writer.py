@@ -5,6 +5,7 @@ Rules that hold here:
 - What a transaction did counts only once it is committed: fields change after that.
 - Rows that came one by one go to the open pack, which becomes a value in the transaction that
   writes what comes behind it, or once it is full.
+- Where the map has room, but not side by side, values are written in pieces (``pieces``).
 - Live pages stay at half of the map: LMDB copies pages before it changes them, freed ones come
   back two commits later, and a map with less room to spare can be full even for a delete.
 """
@@ -20,6 +21,7 @@ import lmdb
 from engine.logring.contexts import ContextTable
 from engine.logring.header import PackedRows
 from engine.logring.pack import open_pack
+from engine.logring.pieces import ValueWriter
 from engine.logring.rows import evict, first_row, row_key, stop_row
 from engine.logring.store import Store, pages
 
@@ -36,7 +38,6 @@ _PORTION_SHARE = 8  # no transaction writes more than this part of the map
 _MAP_FULL_TRIES = 6
 _AHEAD_PAGES = 64  # evict a little ahead, so that most appends need not evict at all
 _AHEAD_SHARE = 16  # but no more than this part of the ring
-_NODE_BYTES = 24  # what LMDB adds to a small value: key, node and slot
 _GROWING_BYTES = 16 << 10  # a pack with as many is not written again when rows are added
 _UPLOADED_TO = b"uploaded_to"
 _DISORDER_MS = b"disorder_ms"
@@ -57,7 +58,8 @@ class RowWriter:
     def __init__(self, store: Store, counters: Counters) -> None:
         self.store = store
         self._counters = counters
-        self._contexts = ContextTable()
+        self._contexts = ContextTable(store.page_bytes)
+        self._values = ValueWriter(store.page_bytes)
         self._pack = store.pack
         self._budget_pages = store.budget_pages
         self._portion_pages = store.map_bytes // store.page_bytes // _PORTION_SHARE
@@ -169,7 +171,8 @@ class RowWriter:
         try:
             return self._commit(records, context)
         except lmdb.MapFullError:
-            self.store.synced.give_up()
+            if not self.store.synced.give_up():
+                self._values.go_to_pieces(self.next_row)
             # a reader that the machine has put to sleep may be pinning what was freed meanwhile
             with self.store.reads.paused(timeout_s=_PATIENCE_S):
                 return self._commit_in_full_map(records, context)
@@ -183,30 +186,37 @@ class RowWriter:
             except lmdb.MapFullError:
                 if not left:
                     raise
+                self._values.go_to_pieces(self.next_row)
                 self._evict_apart()
         raise AssertionError("the last try returns or raises. This is a bug.")
 
     def _commit(self, records: Sequence[Record | PackedRows], context: LogContext | None) -> int:
         """Write the open pack and records behind it; the number of a context for a new pack."""
+        need = self._pages(records)
         try:
-            return self._write(records, context)
+            with self._values.watched(need, self.first_row, self.next_row):
+                return self._write(records, context, need)
         except BaseException:
             self._contexts.roll_back()
             raise
 
-    def _write(self, records: Sequence[Record | PackedRows], context: LogContext | None) -> int:
+    def _write(
+        self, records: Sequence[Record | PackedRows], context: LogContext | None, need: int
+    ) -> int:
         store, pack, first = self.store, self._pack, self.first_row
         stop = self.next_row + sum([record.rows for record in records])
-        need = self._pages(records)
         live = self._counters.live_pages + need  # at most: most rows share a page with others
         with store.env.begin(write=True, buffers=True) as txn:
             if live > self._budget_pages:
                 live, first = self._evict(txn, need)
+            live -= self._contexts.pages
             if pack.rows != pack.stored:
                 self._contexts.use(pack.header.context_number, pack.stop_row)
-                txn.put(row_key(pack.first_row), pack.value(), append=not pack.stored)
+                key = row_key(pack.first_row)
+                self._values.put_record(txn, key, pack.value(), append=not pack.stored)
             self._put(txn, records, stop)
             number = context and self._contexts.number(txn, store.contexts, context, stop + 1)
+            live += self._contexts.pages
         self._contexts.commit()
         if first != self.first_row:
             self._counters.evicted(self.first_row, first, self.uploaded_to)
@@ -228,24 +238,15 @@ class RowWriter:
                 context = record.context
                 number = self._contexts.number(txn, contexts, context, stop)
             key = row_key(row)
-            txn.put(key, record.value(number), append=True)
+            self._values.put_record(txn, key, record.value(number))
             for ending, column in record.large():
-                txn.put(key + ending, column, append=True)
+                self._values.put(txn, key + ending, column)
             row += record.rows
 
     def _pages(self, records: Sequence[Record | PackedRows]) -> int:
         """Pages that records and the open pack may take at most, with those of their keys."""
-        page_bytes, pack = self.store.page_bytes, self._pack
-        small, large = 0, 2
-        if pack.rows != pack.stored:
-            large += -(-(pack.size + _NODE_BYTES) // page_bytes)
-        for record in records:
-            size = record.size
-            if size < page_bytes // 2:
-                small += size + _NODE_BYTES
-            else:
-                large += -(-(size + _NODE_BYTES) // page_bytes) + record.value_count
-        return large + small // page_bytes
+        pack, values = self._pack, self._values
+        return values.pages(records) + values.pages_of(pack.size * (pack.rows != pack.stored))
 
     def _evict(self, txn: Txn, need: int) -> tuple[int, int]:
         """Measure, and evict until there is room and a little more: live pages, first row."""
