@@ -220,7 +220,9 @@ def test_the_log_keeps_what_it_keeps_of_the_usual_way(tmp_path, name, is_first):
     message = wire_messages([batch])[1]
     frame = FrameReader(batch.schema).read(batch)
     feeds, _ = stream.pipeline.feeds(frame)
-    usual = stream.pipeline.infer_one(frame, feeds, 1000)
+    outputs, run_ns = stream.pipeline.run(feeds, frame.rows)
+    usual = stream.pipeline.conclude(frame, outputs, 1000, run_ns)
+    stream.pipeline.cost.learn(frame.rows, run_ns)
     before = 0 if is_first else log.append([usual])
     stream.learn(message)
 
