@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import struct
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -39,6 +40,7 @@ __all__ = [
 PAGE_HEADER_BYTES: Final = 16
 NODE_BYTES: Final = 24  # what LMDB adds to a small value: key, node and slot
 PIECES_A_PAGE: Final = 64  # whose keys a page holds, at least
+MOST_SINGLE_PAGES: Final = 1_024
 LONG_NS: Final = 4_000_000  # of CPU: LMDB has looked for pages that lie side by side
 LONG_PAGE_NS: Final = 4_000  # more for each page: writing one takes less
 _NUMBER: Final = struct.Struct(">BI")
@@ -111,6 +113,11 @@ class ValueWriter:
     def go_to_pieces(self, next_row: int) -> None:
         """Write in pieces until all rows before this one are gone."""
         self._apart_until, self._is_in_pieces = next_row, True
+
+    @property
+    def most_pages(self) -> int:
+        """Pages that a transaction should write: LMDB keeps the memory of single ones for good."""
+        return MOST_SINGLE_PAGES if self._is_in_pieces else sys.maxsize
 
     def pages_of(self, size_bytes: int) -> int:
         """Pages that a value may take at most, with those of its pieces' keys."""

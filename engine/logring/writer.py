@@ -59,8 +59,7 @@ class RowWriter:
         self.store = store
         self._counters = counters
         self._contexts = ContextTable(store.page_bytes)
-        self._values = ValueWriter(store.page_bytes)
-        self._pack = store.pack
+        self._values, self._pack = ValueWriter(store.page_bytes), store.pack
         self._budget_pages = store.budget_pages
         self._portion_pages = store.map_bytes // store.page_bytes // _PORTION_SHARE
         with store.env.begin(buffers=True) as txn:
@@ -153,11 +152,12 @@ class RowWriter:
         room beside the live pages and those that the one before it gave up.
         """
         portion: list[Record | PackedRows] = []
+        most = min(self._portion_pages, self._values.most_pages)
         for record in records:
             self._newest_ms = max(self._newest_ms, record.newest_ms)
             if record.oldest_ms < self._newest_ms - self.store.disorder_ms:
                 self._keep_disorder(self._newest_ms - record.oldest_ms)
-            if portion and self._pages([*portion, record]) > self._portion_pages:
+            if portion and self._pages([*portion, record]) > most:
                 self._commit_in_any_case(portion, None)
                 portion = []
             portion.append(record)
