@@ -49,6 +49,7 @@ class ContextTable:
         )  # number -> row after its last; oldest use first
         self._next = 0
         self._added: list[bytes] = []
+        self._forgotten: list[tuple[int, int]] = []  # as in _last_use
 
     def load(self, txn: Txn, db: Database, next_row: int) -> None:
         """Learn what is stored; any row there is may be using any of it."""
@@ -87,22 +88,27 @@ class ContextTable:
             if row > first_row:
                 break
             delete_pieces(txn, _key(number), db)
-            del self._last_use[number]
+            self._forgotten.append(self._last_use.popitem(last=False))
         self.pages = pages(txn, db)
 
     def commit(self) -> None:
         """The transaction was committed."""
         self._added.clear()
+        self._forgotten.clear()
         self._committed_pages = self.pages
 
     def roll_back(self) -> None:
-        """The transaction came to nothing: what it stored is not there."""
+        """The transaction came to nothing: what it stored is not there, what it deleted is."""
         self.pages = self._committed_pages
         for blob in self._added:
             number = self._numbers.pop(blob, None)
             if number is not None:
                 self._last_use.pop(number, None)
         self._added.clear()
+        for number, row in reversed(self._forgotten):
+            self._last_use[number] = row
+            self._last_use.move_to_end(number, last=False)
+        self._forgotten.clear()
 
     def _remember(self, blob: bytes, number: int) -> None:
         self._numbers[blob] = number

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 
 from engine.logring.context import LogContext, list_depth, numpy_type
-from engine.logring.header import ARROW, HEADER, PACKED, SEPARATE_BYTES, RecordHeader
+from engine.logring.header import ARROW, HEADER, PACKED, RecordHeader, is_separate
 from engine.logring.pieces import joined
 
 if TYPE_CHECKING:
@@ -110,7 +110,7 @@ def read_columns(
     columns = []
     for number, stride in enumerate(context.strides):
         size = header.rows * stride
-        if size < SEPARATE_BYTES:
+        if not is_separate(number, size):
             columns.append(value[offset : offset + size])
             offset += size
             continue

@@ -25,10 +25,10 @@ __all__ = [
     "PACKED",
     "PACKED_BYTES",
     "RAW",
-    "SEPARATE_BYTES",
     "PackedRows",
     "Record",
     "RecordHeader",
+    "is_separate",
     "read_header",
 ]
 
@@ -39,6 +39,11 @@ PACKED_BYTES = 1 << 15  # rows with more, one or all that came at once, are not 
 # by one, each its time in ms, its steps' times and its values
 RAW, ARROW, PACKED = 1, 2, 3
 IN_PIECES = 1 << 8  # beside the form: the value is the first piece of it
+
+
+def is_separate(number: int, size_bytes: int) -> bool:
+    """Whether a raw column is a value of its own: a large one, whose number a byte can say."""
+    return size_bytes >= SEPARATE_BYTES and number < 0xFF
 
 
 @dataclasses.dataclass(slots=True)
@@ -83,7 +88,7 @@ class Record:
         head = HEADER.pack(form, len(elapsed_ns), context_number, self.rows, self.time_ms)
         body = self.body
         if form == RAW and self.size >= SEPARATE_BYTES:
-            body = [part for part in body if len(part) < SEPARATE_BYTES]
+            body = [part for number, part in enumerate(body) if not is_separate(number, len(part))]
         return b"".join((head, array("Q", elapsed_ns).tobytes(), *body))
 
     def large(self) -> list[tuple[bytes, bytes | memoryview]]:
@@ -93,7 +98,7 @@ class Record:
         return [
             (bytes([number + 1]), column)
             for number, column in enumerate(self.body)
-            if len(column) >= SEPARATE_BYTES
+            if is_separate(number, len(column))
         ]
 
 

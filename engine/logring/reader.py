@@ -130,7 +130,7 @@ class _PageReader:
         oldest = first_row(cursor)
         if self._pieces and not self._query.descending and (oldest or 0) > (self._row or 0):
             return "RecordLimited"  # evicted since the last transaction: a page has no hole
-        if oldest is None or not self._seek(txn, cursor, oldest):
+        if oldest is None or not self._seek(cursor, oldest):
             return "All"
         step = to_previous if self._query.descending else to_next
         bytes_before = self._bytes_left
@@ -150,30 +150,30 @@ class _PageReader:
                 break
         return None
 
-    def _seek(self, txn: Txn, cursor: AnyCursor, oldest: int) -> bool:
+    def _seek(self, cursor: AnyCursor, oldest: int) -> bool:
         """Move to the record that the next row is in; False where there is none."""
         if self._query.descending:
             self._row = min(stop_row(cursor), ROW_KEY_BASE if self._row is None else self._row)
             return self._row > 0 and to_row(cursor, self._row - 1, forward=False)
         self._row = max(oldest, self._row or 0)
         if self._query.time_range_ms is not None:
-            self._row = max(self._row, self._earliest(txn, cursor, oldest, stop_row(cursor)))
+            self._row = max(self._row, self._earliest(cursor, oldest, stop_row(cursor)))
         return to_row(cursor, self._row, forward=True)
 
-    def _earliest(self, txn: Txn, cursor: AnyCursor, low: int, high: int) -> int:
+    def _earliest(self, cursor: AnyCursor, low: int, high: int) -> int:
         """A row before which none is in the time range."""
         start_ms, _ = self._query.time_range_ms or (0, 0)
+        earliest = low
         while low < high and to_row(cursor, (low + high) // 2, forward=True):
             first = row_of(cursor)
             header = header_of(cursor)
             if header is None:
                 break
-            value = whole_record(txn, row_key(first), cursor.value())
-            if header.times_ms(value)[-1] < start_ms - self._store.disorder_ms:
-                low = first + header.rows
+            if header.time_ms < start_ms - self._store.disorder_ms:
+                earliest, low = first, first + header.rows  # its later rows may be in the range
             else:
                 high = min(first, (low + high) // 2)
-        return low
+        return earliest
 
     def _take_packs(self, txn: Txn, cursor: AnyCursor) -> bool:
         """Take whole packs that are alike, all of them at once; False where none is behind them."""

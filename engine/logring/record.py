@@ -180,8 +180,7 @@ class LogEncoder:
             step = max(1, max_bytes * part.num_rows // max(payload.nbytes, max_bytes))
             for start in range(0, part.num_rows, step):
                 rows = payload.slice(start, step)
-                body = (memoryview(rows.serialize()),)
-                records.append(_record(context, rows.num_rows, result, body))
+                records += _arrow_records(context, rows, result, max_bytes)
         return records
 
 
@@ -202,6 +201,17 @@ def _record(
     return Record(context, rows, result.time_ms, result.elapsed_ns, body, size)
 
 
+def _arrow_records(
+    context: LogContext, rows: pa.RecordBatch, result: InferResult, max_bytes: int
+) -> list[Record | PackedRows]:
+    """Rows as one Arrow message, or where it is too large, for rows are not all alike, as more."""
+    record = _record(context, rows.num_rows, result, (memoryview(rows.serialize()),))
+    if record.size <= max_bytes or rows.num_rows == 1:
+        return [record]
+    halves = rows.slice(0, rows.num_rows // 2), rows.slice(rows.num_rows // 2)
+    return [r for half in halves for r in _arrow_records(context, half, result, max_bytes)]
+
+
 def _split_raw(
     context: LogContext, result: InferResult, values: Sequence[bytes | memoryview], max_bytes: int
 ) -> list[Record | PackedRows]:
@@ -212,7 +222,9 @@ def _split_raw(
     if whole.size <= max_bytes or rows == 1:
         return [whole]
     views = [memoryview(value) for value in values]
-    parts = -(-whole.size // max_bytes)
+    row_bytes = sum(context.strides)
+    most_rows = max(1, (max_bytes - whole.size + rows * row_bytes) // row_bytes)
+    parts = -(-rows // most_rows)
     step = -(-rows // parts)
     records: list[Record | PackedRows] = []
     for start in range(0, rows, step):

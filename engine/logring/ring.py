@@ -118,16 +118,16 @@ class LogRing:
         """Keep rows that are not the open pack's next ones."""
         try:
             records = self._encode(results)
+            if not records:
+                return 0
+            with self._lock:
+                kept = self._append(records)
+                if kept:
+                    self._counters.committed(kept, time.perf_counter_ns() - started_ns)
         except Exception as error:
             log.exception("answers could not be written for the inference log")  # a bug
             self._counters.not_kept(_rows_of(results), "no_record_form", error)
             return 0
-        if not records:
-            return 0
-        with self._lock:
-            kept = self._append(records)
-            if kept:
-                self._counters.committed(kept, time.perf_counter_ns() - started_ns)
         return kept
 
     def _encode(self, results: Sequence[InferResult]) -> Sequence[Record | PackedRows]:

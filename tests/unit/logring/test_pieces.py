@@ -11,8 +11,9 @@ from engine.logring.rows import row_key
 FOR_EVER = 1 << 60
 
 
-def json_row(number):
-    return answer({"tensor": [[float(number), 0.0, 0.0]]}, 1, has_literals=False)
+def json_row(number, **fields):
+    tensor = [[float(number), 0.0, 0.0]]
+    return answer({"tensor": tensor}, 1, has_literals=False, **fields)
 
 
 def texts(first, rows):
@@ -137,6 +138,25 @@ def test_a_piece_that_is_lost_hides_its_own_record_alone(opened):
         assert cursor.delete()
 
     assert everything(ring) == [*range(100), *range(200, 300)]
+
+
+def test_a_pack_that_has_lost_a_piece_hides_no_row_of_a_time_range(opened):
+    ring = opened()
+    for first, time_ms in ((0, TIME_MS), (700, TIME_MS + 5_000)):
+        for row in range(first, first + 700):
+            ring.append([json_row(row, time_ms=time_ms)])
+        ring.append([numbered(first + 700, 100, width=3, time_ms=time_ms)])
+    assert len(everything(ring)) == 1_600
+    with ring._writer.store.env.begin(write=True) as txn:
+        cursor = txn.cursor()
+        assert cursor.set_key(row_key(800))
+        assert cursor.next()
+        assert cursor.delete()
+
+    first = PageQuery(time_range_ms=(TIME_MS, TIME_MS), page_rows=10_000)
+    second = PageQuery(time_range_ms=(TIME_MS + 5_000,) * 2, page_rows=10_000)
+    assert numbers(ring.page(first).batch) == list(range(700))
+    assert numbers(ring.page(second).batch) == list(range(1400, 1500))
 
 
 def test_a_schema_of_many_columns_is_in_pieces_and_leaves_whole(opened):

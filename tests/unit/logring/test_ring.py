@@ -1,11 +1,16 @@
 """The ring: what leaves, what is counted, what a restart finds."""
 
+import random
+
+import numpy as np
+import pyarrow as pa
 import pytest
 from support.answers import answer, numbered, numbers
 
 from engine.codecs.record_batch import record_batch
 from engine.errors import ConfigError, NotReadyError
 from engine.logring import Failure, LogRing, PageQuery
+from engine.values import Output
 
 
 def folder_bytes(folder):
@@ -58,6 +63,67 @@ def test_a_row_that_is_larger_than_a_record_may_be_is_counted(folder):
 
     assert ring.stats().rows_not_kept == {"too_large": 2}
     assert everything(ring) == [0, 3]
+    ring.close()
+
+
+@pytest.mark.parametrize(
+    ("limit_mib", "rows", "width"),
+    [(1, 10_000, 29), (8, 1_000, 1_000), (4, 64, 12_288), (24, 3, 99_000)],
+)
+def test_an_answer_of_many_records_is_kept_to_its_last_row(folder, limit_mib, rows, width):
+    """However its rows and the headers of its records round."""
+    ring = LogRing(folder, limit_mib << 20, record_batch)
+
+    assert ring.append([numbered(0, rows, width=width)]) == rows
+
+    assert ring.stats().rows_not_kept == {}
+    assert everything(ring) == list(range(ring.stats().first_row, rows))
+    ring.close()
+
+
+def test_texts_of_all_lengths_are_kept(folder):
+    ring = LogRing(folder, 4 << 20, record_batch)
+    luck = random.Random(1)
+    rows = [luck.choice([0, 10, 5_000, 120_000]) * "x" for _ in range(60)]
+
+    assert ring.append([answer({"text": rows}, 60)]) == 60
+
+    assert ring.stats().rows_not_kept == {}
+    kept = ring.page(PageQuery(page_rows=100)).batch.column("in").field("text").to_pylist()
+    assert kept == rows[-len(kept) :]
+    ring.close()
+
+
+def test_a_large_column_behind_255_others(folder):
+    rows = 900
+    columns = {f"c{index:03}": pa.array(np.full(rows, index, np.float32)) for index in range(256)}
+    values = np.arange(rows * 20, dtype=np.float32).reshape(rows, 20)
+    ring = LogRing(folder, 64 << 20, record_batch)
+
+    assert (
+        ring.append([answer(columns, rows, outputs=(Output("y", values, per_row=True),))]) == rows
+    )
+
+    batch = ring.page(PageQuery(page_rows=rows)).batch
+    assert batch.column("out").field("y").to_pylist() == values.tolist()
+    assert batch.column("in").field("c255").to_pylist() == [255.0] * rows
+    ring.close()
+
+
+def test_what_a_transaction_forgot_in_vain_is_known_again(folder):
+    ring = LogRing(folder, 1 << 20, record_batch)
+    for number in range(5):
+        ring.append([answer({f"column-{number}": [1.0]}, 1)])
+    store, contexts = ring._writer.store, ring._writer._contexts
+    known = list(contexts._last_use.items())
+    with store.env.begin(write=True) as txn:
+        contexts.forget(txn, store.contexts, 3)
+        assert list(contexts._last_use.items()) == known[-2:]
+        txn.abort()
+
+    contexts.roll_back()
+
+    assert list(contexts._last_use.items()) == known
     ring.close()
 
 
