@@ -170,7 +170,9 @@ def _keep(requests: Sequence[InferRequest], log: Log) -> None:
     for request in requests:
         outcome = request.outcome
         if isinstance(outcome, Exception):
-            log.append_failure(request.pipeline.identity, request.pipeline.partition, str(outcome))
+            if not request.is_abandoned:  # else its body may be gone, and it is nobody's failure
+                pipeline = request.pipeline
+                log.append_failure(pipeline.identity, pipeline.partition, str(outcome))
         elif outcome is not None:
             results.append(outcome)
     if results:

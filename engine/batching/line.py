@@ -143,9 +143,10 @@ class Line(Generic[EntryT]):
         """
         with self._lock:
             entry.is_abandoned = True
-            if entry not in self._entries:
+            try:
+                self._entries.remove(entry)
+            except ValueError:
                 return False
-            self._entries.remove(entry)
             self._leave(entry)
             if self._free:  # whoever is the first now need not be held back
                 self._wake.notify()

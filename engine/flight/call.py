@@ -150,8 +150,6 @@ class ExchangeCall:
 
     def leave(self) -> None:
         """Nobody waits for an answer any more."""
-        if self._request is not None and self._request.is_in_line:
-            self._service.metrics.record_cancelled()
         self._close()
 
     # -- one batch -------------------------------------------------------------------------------

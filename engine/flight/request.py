@@ -34,6 +34,7 @@ class BatchRequest(InferRequest):
 
     opened: OpenBatch | None = None
     _timer: asyncio.TimerHandle | None = None
+    _has_left = False
 
     def __init__(
         self,
@@ -67,11 +68,6 @@ class BatchRequest(InferRequest):
         self._settled = settled
         self._expired = expired
 
-    @property
-    def is_in_line(self) -> bool:
-        """Whether it was put into the line, and nobody has begun to run it."""
-        return self.queued_ns > 0 and not self.queue_ns
-
     def decoded(self) -> Frame:
         """The rows, decoded now if they are not yet."""
         if self.frame is None and self.opened is not None:
@@ -81,20 +77,32 @@ class BatchRequest(InferRequest):
     def wait(self) -> None:
         """It is in the line; whoever is first, reply or deadline, answers."""
         if self.is_abandoned:  # before it came there: a timer would hold its message for long
-            self._service.line.abandon(self)
+            self._leave_line()
             return
         self._timer = self._call.loop.call_later(self._service.request_timeout_s, self._expire)
 
-    def give_up(self) -> None:
-        """Wait no more for the answer; on the event loop."""
+    def give_up(self, *, has_left: bool = True) -> None:
+        """Wait no more for the answer; on the event loop.
+
+        Args:
+            has_left: its caller is gone, which is counted; else it is answered already.
+        """
         if self._timer is not None:
             self._timer.cancel()
-        self._service.line.abandon(self)
+        self._has_left = has_left
+        self._leave_line()
+
+    def _leave_line(self) -> None:
+        """Leave the line; who runs it already will settle it."""
+        if self._service.line.abandon(self):
+            self.settle()
 
     def settle(self) -> None:
         """Write the reply, and have it sent."""
         if self.is_abandoned:
             self.outcome = self.frame = self.feeds = self.opened = None
+            if self._has_left:
+                self._service.metrics.record_cancelled()
             return
         reply = self._stream.write(self)
         if self.queued_ns:  # by a thread of the line
@@ -114,5 +122,5 @@ class BatchRequest(InferRequest):
         self._settled(self, reply)
 
     def _expire(self) -> None:
-        self.give_up()
+        self.give_up(has_left=False)
         self._expired(self)

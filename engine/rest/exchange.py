@@ -176,10 +176,10 @@ class Exchange(InferRequest):
     def abandon(self) -> None:
         """The connection is gone: its request leaves the line, or is run and not answered."""
         self.disconnected = True
-        self._release()
         if self._timer is not None and not self.response_complete:
             self._timer.cancel()
             self._leave_line()
+        self._release()  # not before: who takes it out of the line reads its body
 
     def _leave_line(self) -> None:
         """Wait no more for the answer; who runs it already will settle it."""

@@ -193,7 +193,7 @@ async def test_a_batch_that_is_given_up_before_it_comes_to_the_line_leaves_nothi
         assert request.queued_ns  # it came to the line
         assert client.line.waiting == (0, 0, 0)
         assert request._timer is None
-        assert client.metrics.cancelled == 0
+        assert client.metrics.cancelled == 1
 
 
 @run
@@ -205,6 +205,20 @@ async def test_a_batch_that_is_given_up_in_the_line_is_counted_once():
 
         assert (client.metrics.cancelled, client.ends) == (1, 1)
         assert request.is_abandoned
+
+
+@run
+async def test_a_batch_that_is_given_up_while_it_is_run_is_counted_by_who_runs_it():
+    async with stream() as client:
+        assert client.write(LARGE)
+        (request,) = client.line._take()
+        client.handler.leave()
+        assert client.metrics.cancelled == 0
+
+        request.settle()
+
+        assert (client.metrics.cancelled, client.ends) == (1, 1)
+        assert request.frame is None
 
 
 @run
