@@ -47,7 +47,7 @@ def test_mixed_load_leaves_nothing_behind(engine_process, tmp_path):
 
     after = until_settled(engine)
     # the least of each tenth of the time: above it is what requests hold, and what they have freed
-    held = [min(part) for part in np.array_split(samples, 10)]
+    held = [float(min(part)) for part in np.array_split(samples, 10)]
     first, last = held[0], held[-1]
     slope = np.polyfit(np.linspace(0, SOAK_S / 60, len(held)), held, 1)[0] / MIB
     told = (
