@@ -198,7 +198,7 @@ class _Engine:
         from engine.flight.server import FlightServer  # noqa: PLC0415
         from engine.flight.service import FlightService  # noqa: PLC0415 - only where it is on
 
-        shared = self.plane, service.turn, self.line, service.metrics, IpcLimits()
+        shared = self.plane, service.turn, service.metrics, IpcLimits()
         self._flight = FlightServer(
             FlightService(*shared, config.queue_max_bytes, config.request_timeout_s),
             partition=self.partition,

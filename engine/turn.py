@@ -74,9 +74,10 @@ class Turn:
         if len(self._calls) == 1:
             loop.call_soon(self._flush)
 
-    def abandon(self, call: InferRequest) -> bool:
-        """Wait no more for a call that was put into the line: whether it was still there."""
-        return self._line.abandon(call)
+    def abandon(self, call: InferRequest) -> None:
+        """Wait no more for a call that was put into the line; who runs it already settles it."""
+        if self._line.abandon(call):
+            call.settle()
 
     def send(
         self, loop: asyncio.AbstractEventLoop, finish: Callable[[ReplyT], None], reply: ReplyT

@@ -77,7 +77,7 @@ class BatchRequest(InferRequest):
     def wait(self) -> None:
         """It is in the line; whoever is first, reply or deadline, answers."""
         if self.is_abandoned:  # before it came there: a timer would hold its message for long
-            self._leave_line()
+            self._service.turn.abandon(self)
             return
         self._timer = self._call.loop.call_later(self._service.request_timeout_s, self._expire)
 
@@ -90,12 +90,7 @@ class BatchRequest(InferRequest):
         if self._timer is not None:
             self._timer.cancel()
         self._has_left = has_left
-        self._leave_line()
-
-    def _leave_line(self) -> None:
-        """Leave the line; who runs it already will settle it."""
-        if self._service.line.abandon(self):
-            self.settle()
+        self._service.turn.abandon(self)
 
     def settle(self) -> None:
         """Write the reply, and have it sent."""

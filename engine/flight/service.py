@@ -8,11 +8,9 @@ from typing import TYPE_CHECKING
 from engine.errors import OverloadedError
 
 if TYPE_CHECKING:
-    from engine.batching.line import Line
     from engine.codecs.ipc_guard import IpcLimits
     from engine.dataplane import DataPlane
     from engine.metrics import Metrics
-    from engine.request import InferRequest
     from engine.turn import Turn
 
 __all__ = ["FlightService"]
@@ -25,7 +23,6 @@ class FlightService:
     Attributes:
         plane: answers the requests.
         turn: runs them.
-        line: where they wait.
         metrics: counts them.
         limits: what one batch may hold.
         max_held_bytes: of large messages that are arriving or being answered, of all calls.
@@ -35,7 +32,6 @@ class FlightService:
 
     plane: DataPlane
     turn: Turn
-    line: Line[InferRequest]
     metrics: Metrics
     limits: IpcLimits
     max_held_bytes: int

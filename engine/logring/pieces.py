@@ -70,16 +70,15 @@ def put_pieces(
         append: the key is the largest of all.
         db: where to; None for the rows.
     """
-    txn.put(key, value[:size], append=append, db=db)
-    for number, start in enumerate(range(size, len(value), size), 1):
+    for number, start in enumerate(range(0, len(value), size)):
         part = value[start : start + size]
-        txn.put(key + _NUMBER.pack(0, number), part, append=append, db=db)
+        txn.put(_piece_key(key, number), part, append=append, db=db)
 
 
 def joined(txn: Txn, key: bytes, first: memoryview, db: Database | None = None) -> memoryview:
     """The value whose first piece stands under a key: itself where it is the only one."""
     parts = [first]
-    while (part := txn.get(key + _NUMBER.pack(0, len(parts)), db=db)) is not None:
+    while (part := txn.get(_piece_key(key, len(parts)), db=db)) is not None:
         parts.append(part)
     return first if len(parts) == 1 else memoryview(b"".join(parts))
 
@@ -87,8 +86,13 @@ def joined(txn: Txn, key: bytes, first: memoryview, db: Database | None = None) 
 def delete_pieces(txn: Txn, key: bytes, db: Database) -> None:
     """Delete a value, in however many pieces it is."""
     number = 0
-    while txn.delete(key if not number else key + _NUMBER.pack(0, number), db=db):
+    while txn.delete(_piece_key(key, number), db=db):
         number += 1
+
+
+def _piece_key(key: bytes, number: int) -> bytes:
+    """The key of a value's first piece, 0, or of a later one."""
+    return key + _NUMBER.pack(0, number) if number else key
 
 
 def whole_record(txn: Txn, key: bytes, value: memoryview) -> memoryview:

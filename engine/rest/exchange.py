@@ -178,18 +178,13 @@ class Exchange(InferRequest):
         self.disconnected = True
         if self._timer is not None and not self.response_complete:
             self._timer.cancel()
-            self._leave_line()
+            self._service.turn.abandon(self)
         self._release()  # not before: who takes it out of the line reads its body
-
-    def _leave_line(self) -> None:
-        """Wait no more for the answer; who runs it already will settle it."""
-        if self._service.turn.abandon(self):
-            self.settle()
 
     def wait(self) -> None:
         """The request is in the line; whoever is first, reply or deadline, answers."""
         if self.disconnected:  # in the very turn of the event loop that the request came in
-            self._leave_line()
+            self._service.turn.abandon(self)
             return
         timeout_s = self._service.request_timeout_s
         self._timer = self._protocol.loop.call_later(timeout_s, self._expire)
@@ -250,7 +245,7 @@ class Exchange(InferRequest):
         )
         self.is_abandoned = True  # counted as late, and as nothing else
         self._finish(refuse(self._service, DeadlineExceededError(text)))
-        self._leave_line()
+        self._service.turn.abandon(self)
 
     def _finish(self, reply: Reply) -> None:
         if self._timer is not None:

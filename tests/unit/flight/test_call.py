@@ -68,7 +68,7 @@ class Client:
         pipeline = Pipeline()
         plane = SimpleNamespace(running=pipeline, current=pipeline, log=None)
         turn = Turn(answer, self.line)
-        shared = plane, turn, self.line, self.metrics, IpcLimits(), max_held_bytes, DEADLINE_S
+        shared = plane, turn, self.metrics, IpcLimits(), max_held_bytes, DEADLINE_S
         self.service = FlightService(*shared, held_bytes=OTHERS_BYTES)
         self.ends = 0
         self.handler = ExchangeCall(
