@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Protocol
 
 from engine.batching.entry import BatchPolicy, Entry
 from engine.errors import InternalError
+from engine.values import InferResult
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from engine.batching.cost import RunCost
     from engine.metrics import Metrics
-    from engine.values import Array, Frame, InferResult, PipelineIdentity, TensorSpec
+    from engine.values import Array, Frame, PipelineIdentity, TensorSpec
 
 __all__ = ["InferRequest", "Runner", "answer"]
 
@@ -71,6 +72,7 @@ class InferRequest(Entry):
         started_ns: monotonic time of its arrival.
         parse_ns: how long decoding took.
         queue_ns: how long it waited for a slot.
+        run_ns: how long the runs of its answer took; known with the answer.
         outcome: the answer, or why there is none; ``settle`` takes it out.
     """
 
@@ -78,6 +80,7 @@ class InferRequest(Entry):
     feeds: Sequence[Array] | None = None
     parse_ns = 0
     queue_ns = 0
+    run_ns = 0
     outcome: InferResult | Exception | None = None
 
     def __init__(self, pipeline: Runner) -> None:
@@ -119,6 +122,20 @@ class InferRequest(Entry):
         Called on the thread that ran it, or took it out of the line; never raises.
         """
         raise NotImplementedError
+
+    def take_outcome(self) -> InferResult | Exception:
+        """The answer, or why there is none; nothing holds that, or the rows, any more."""
+        outcome, self.outcome = self.outcome, None
+        self.frame = self.feeds = None
+        if isinstance(outcome, InferResult):
+            self.rows = outcome.frame.rows  # where it was decoded late, they were an estimate
+            self.run_ns = sum(outcome.elapsed_ns[1:])
+        return InternalError("no outcome") if outcome is None else outcome
+
+    def count(self, metrics: Metrics) -> None:
+        """Count it as answered, which it is now; by who sends the answer."""
+        latency_ns = time.monotonic_ns() - self.started_ns
+        metrics.record(self.rows, latency_ns, self.queue_ns, self.run_ns)
 
 
 class Log(Protocol):

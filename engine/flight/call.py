@@ -177,8 +177,6 @@ class ExchangeCall:
 
     def _settled(self, request: BatchRequest, reply: Reply | Exception) -> None:
         """Send a reply; on the event loop."""
-        if request is not self._request:
-            return  # it was given up
         self._request = None
         self._let_go(request.message)
         if isinstance(reply, Exception):
@@ -186,25 +184,26 @@ class ExchangeCall:
             return
         try:
             self._respond(reply)
+            request.count(self._service.metrics)
+            self._send_parts()
         except Exception as error:  # noqa: BLE001 - whatever it is ends the call
             self._fail(error)
 
-    def _expired(self, request: BatchRequest) -> None:
-        """A request has waited too long."""
-        if request is self._request:
-            self._request = None
-            text = (
-                f"no answer within {self._service.request_timeout_s:g} s (REQUEST_TIMEOUT_S): the "
-                "engine is busy, or the batch too large for that time"
-            )
-            self._fail(DeadlineExceededError(text))
+    def _expired(self) -> None:
+        """The request has waited too long."""
+        self._request = None
+        text = (
+            f"no answer within {self._service.request_timeout_s:g} s (REQUEST_TIMEOUT_S): the "
+            "engine is busy, or the batch too large for that time"
+        )
+        self._fail(DeadlineExceededError(text))
 
     def _respond(self, reply: Reply) -> None:
+        """Begin to send a reply; what comes after is in ``_parts``."""
         if not self._is_begun:
             self._is_begun = True
             self._call.send(*schema_pieces(reply.batch.schema))
         self._parts = reply.parts()
-        self._send_parts()
 
     def _send_parts(self) -> None:
         """Send as much of an answer as the client reads."""
@@ -296,7 +295,6 @@ class PutCall(ExchangeCall):
             ticket=write_ticket(self._key),
         )
         self._call.send(field(1, told.SerializeToString()))
-        self._go_on_when_read()
 
 
 def _stopping() -> ShuttingDownError:

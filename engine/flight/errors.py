@@ -23,14 +23,13 @@ if TYPE_CHECKING:
     from engine.http2.call import Call
     from engine.metrics import Metrics
 
-__all__ = ["CancelledError", "finish_schema_with", "finish_unimplemented", "finish_with"]
+__all__ = ["finish_schema_with", "finish_unimplemented", "finish_with"]
 
 ARROW_KEY_ERROR: Final = b"2"
 ARROW_INVALID: Final = b"4"
 ARROW_IO_ERROR: Final = b"5"
 ARROW_UNKNOWN_ERROR: Final = b"9"
 ARROW_NOT_IMPLEMENTED: Final = b"10"
-CANCELLED: Final = 1
 UNIMPLEMENTED: Final = 12
 
 _ENDS: Final = {  # gRPC status, and what Arrow calls it
@@ -46,22 +45,14 @@ _SCHEMA_ENDS: Final = {404: (5, ARROW_KEY_ERROR), 400: (3, ARROW_INVALID)}
 _OTHER_SCHEMA_END: Final = 2, ARROW_UNKNOWN_ERROR
 
 
-class CancelledError(Exception):
-    """The client is gone or has given up: nobody reads what is answered."""
-
-
 def finish_with(call: Call, error: BaseException, metrics: Metrics) -> None:
     """End a call with an error, and count it; the event loop calls.
 
     Args:
         call: what ends.
-        error: anything; what is not an EngineError counts as a bug, and is logged as one. A
-            CancelledError is counted by whoever saw the client go.
+        error: anything; what is not an EngineError counts as a bug, and is logged as one.
         metrics: counts it by its code.
     """
-    if isinstance(error, CancelledError):
-        _finish(call, CANCELLED, "the call was cancelled by the client", "Cancelled")
-        return
     refusal = refusal_of(error)
     metrics.record_error(refusal.code)
     status, detail = _ENDS_BY_CODE.get(refusal.code) or _ENDS[refusal.fault]

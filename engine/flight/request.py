@@ -5,14 +5,13 @@ Its reply is written by ``settle`` on the thread that ran it, and sent on the ev
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 from engine.request import InferRequest
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable
 
     from engine.flight.incoming import OpenBatch
     from engine.flight.reply import Reply
@@ -34,7 +33,6 @@ class BatchRequest(InferRequest):
 
     opened: OpenBatch | None = None
     _timer: asyncio.TimerHandle | None = None
-    _has_left = False
 
     def __init__(
         self,
@@ -44,7 +42,7 @@ class BatchRequest(InferRequest):
         message: bytes | memoryview,
         *,
         settled: Callable[[BatchRequest, Reply | Exception], None],
-        expired: Callable[[BatchRequest], None],
+        expired: Callable[[], None],
     ) -> None:
         """Begin a request; its clock starts now.
 
@@ -81,41 +79,35 @@ class BatchRequest(InferRequest):
             return
         self._timer = self._call.loop.call_later(self._service.request_timeout_s, self._expire)
 
-    def give_up(self, *, has_left: bool = True) -> None:
-        """Wait no more for the answer; on the event loop.
-
-        Args:
-            has_left: its caller is gone, which is counted; else it is answered already.
-        """
-        if self._timer is not None:
-            self._timer.cancel()
-        self._has_left = has_left
-        self._service.turn.abandon(self)
+    def give_up(self) -> None:
+        """Its call is over: wait no more for the answer, and count that; on the event loop."""
+        self._service.metrics.record_cancelled()
+        self._abandon()
 
     def settle(self) -> None:
         """Write the reply, and have it sent."""
+        outcome = self.take_outcome()
+        self.opened = None
         if self.is_abandoned:
-            self.outcome = self.frame = self.feeds = self.opened = None
-            if self._has_left:
-                self._service.metrics.record_cancelled()
             return
-        reply = self._stream.write(self)
+        reply = self._stream.write(outcome, self.size_bytes)
         if self.queued_ns:  # by a thread of the line
             self._service.turn.send(self._call.loop, self._finish, reply)
         else:
-            self._settled(self, reply)
-
-    def count(self, elapsed_ns: Sequence[int]) -> None:
-        """Count it as answered; ``elapsed_ns`` are its steps', decoding first."""
-        latency_ns = time.monotonic_ns() - self.started_ns
-        run_ns = sum(elapsed_ns) - elapsed_ns[0]
-        self._service.metrics.record(self.rows, latency_ns, self.queue_ns, run_ns)
+            self._finish(reply)
 
     def _finish(self, reply: Reply | Exception) -> None:
+        if self.is_abandoned:  # meanwhile: it is counted already
+            return
         if self._timer is not None:
             self._timer.cancel()
         self._settled(self, reply)
 
     def _expire(self) -> None:
-        self.give_up(has_left=False)
-        self._expired(self)
+        self._abandon()
+        self._expired()
+
+    def _abandon(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._service.turn.abandon(self)

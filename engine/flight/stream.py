@@ -18,11 +18,9 @@ import pyarrow.flight as fl
 from engine.codecs.arrow_frame import FrameReader
 from engine.errors import DecodeError, InternalError
 from engine.flight.descriptors import parse, read_infer_descriptor
-from engine.flight.errors import CancelledError
 from engine.flight.incoming import Incoming
 from engine.flight.reply import ReplyWriter
 from engine.flight.short_way import ShortWay
-from engine.values import InferResult
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
     from engine.flight.request import BatchRequest
     from engine.flight.service import FlightService
     from engine.running import RunningPipeline
-    from engine.values import Frame
+    from engine.values import Frame, InferResult
 
 __all__ = ["Stream"]
 
@@ -135,16 +133,18 @@ class Stream:
         """
         return self._read(opened)[0]
 
-    def write(self, request: BatchRequest) -> Reply | Exception:
-        """Take the outcome of a request, count it, and write it; any thread.
+    def write(self, outcome: InferResult | Exception, size_bytes: int) -> Reply | Exception:
+        """Write the outcome of a request; any thread.
+
+        Args:
+            outcome: the answer, or why there is none.
+            size_bytes: of the message that it came in.
 
         Returns:
             What goes out, or why nothing does.
         """
-        outcome, request.outcome = request.outcome, None
-        request.frame = request.feeds = request.opened = None
-        if not isinstance(outcome, InferResult):
-            return outcome or CancelledError()
+        if isinstance(outcome, Exception):
+            return outcome
         try:
             if self._reply is None:
                 raise InternalError("an answer before the descriptor")
@@ -154,8 +154,7 @@ class Stream:
         finally:
             del outcome  # an error would hold this frame, and this frame the rows
         if self._wanted is not None and self._wanted.as_records:
-            reply.kept_bytes = request.size_bytes
-        request.count(reply.told.elapsed_ns)
+            reply.kept_bytes = size_bytes
         return reply
 
     def _read(self, opened: OpenBatch) -> tuple[Frame, pa.RecordBatch]:

@@ -8,6 +8,8 @@ Rules that hold here:
   too when it is expected to be quick and a run slot is free (``turn``). Everything else goes into
   the line, and whoever runs it there decodes what is not decoded yet, runs and encodes.
 - An exception never leaves an exchange: whatever happens becomes a reply.
+- It ends once, on the event loop, which there counts what the client got: an answer, a refusal, or
+  nothing, since it had left. What a slot thread brings after that is dropped.
 - A body that came in one piece is not copied again; a large one arrives in memory that grows as it
   comes, or was left by another. What a head announces takes no memory.
 - The bytes of all bodies that are held, arriving or waiting, have one bound: many slow uploads
@@ -19,12 +21,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING
 
-from engine.errors import DeadlineExceededError, EngineError, InternalError
+from engine.errors import DeadlineExceededError, EngineError
 from engine.request import InferRequest
 from engine.rest.budget import too_large
-from engine.rest.inference import is_arrow, read_body
-from engine.rest.service import refuse, write_answer
-from engine.values import InferResult
+from engine.rest.inference import is_arrow, read_body, write_result
+from engine.rest.service import refuse
 
 if TYPE_CHECKING:
     import asyncio
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from engine.rest.media import Reply
     from engine.rest.protocol import EngineProtocol
     from engine.rest.service import Service
-    from engine.values import Frame
+    from engine.values import Frame, InferResult
 
 __all__ = ["Exchange"]
 
@@ -176,14 +177,15 @@ class Exchange(InferRequest):
     def abandon(self) -> None:
         """The connection is gone: its request leaves the line, or is run and not answered."""
         self.disconnected = True
-        if self._timer is not None and not self.response_complete:
-            self._timer.cancel()
+        if self.is_complete and not self.response_complete:
+            self._end()
+            self._service.metrics.record_cancelled()
             self._service.turn.abandon(self)
         self._release()  # not before: who takes it out of the line reads its body
 
     def wait(self) -> None:
         """The request is in the line; whoever is first, reply or deadline, answers."""
-        if self.disconnected:  # in the very turn of the event loop that the request came in
+        if self.is_abandoned:  # in the very turn of the event loop that the request came in
             self._service.turn.abandon(self)
             return
         timeout_s = self._service.request_timeout_s
@@ -194,13 +196,11 @@ class Exchange(InferRequest):
         return self.frame if self.frame is not None else self._decode()
 
     def settle(self) -> None:
-        """Encode and send the reply, also where something failed."""
+        """Encode the reply, unless something failed, and have it sent."""
+        outcome = self.take_outcome()
         if self.is_abandoned:
-            self.outcome = self.frame = self.feeds = None
-            if self.disconnected and not self.response_complete:  # else it is counted as late
-                self._service.metrics.record_cancelled()
             return
-        reply = _write_outcome(self._service, self._head, self)
+        reply = self._write(outcome)
         if self.queued_ns:  # by a thread of the line
             self._service.turn.send(self._protocol.loop, self._finish, reply)
         else:
@@ -209,7 +209,7 @@ class Exchange(InferRequest):
     def _begin(self) -> None:
         service, protocol = self._service, self._protocol
         if self._error is not None:
-            self._finish(refuse(service, self._error))
+            self._finish(self._error)
             return
         self.started_ns = time.monotonic_ns()
         try:
@@ -222,7 +222,7 @@ class Exchange(InferRequest):
             else:
                 self.rows = max(body.count(b"{"), 1)  # at most: one for each object
         except Exception as error:  # noqa: BLE001 - a caller is never left waiting, bugs included
-            self._finish(refuse(service, error))
+            self._finish(error)
             return
         service.turn.add(self, protocol.loop, is_alone=len(protocol.connections) == 1)
 
@@ -238,24 +238,39 @@ class Exchange(InferRequest):
             is_echoed=service.records_by_default or not is_exact,
         )
 
+    def _write(self, outcome: InferResult | Exception) -> Reply | Exception:
+        if isinstance(outcome, Exception):
+            return outcome
+        try:
+            return write_result(self._head, outcome, self._service.records_by_default)
+        except Exception as error:  # noqa: BLE001 - every failure is answered, bugs included
+            return error
+
     def _expire(self) -> None:
         text = (
             f"no answer within {self._service.request_timeout_s:g} s (REQUEST_TIMEOUT_S): "
             "the engine is busy, or the request is too large for that time"
         )
-        self.is_abandoned = True  # counted as late, and as nothing else
-        self._finish(refuse(self._service, DeadlineExceededError(text)))
         self._service.turn.abandon(self)
+        self._finish(DeadlineExceededError(text))
 
-    def _finish(self, reply: Reply) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+    def _finish(self, reply: Reply | Exception) -> None:
+        """Count and send the reply, unless the exchange has ended; on the event loop."""
         if self.response_complete:
             return
-        self.response_complete = True
+        self._end()
         self._release()
-        if not self.disconnected:
-            self._protocol.write_reply(reply, keep_alive=self.keep_alive)
+        if isinstance(reply, Exception):
+            reply = refuse(self._service, reply)
+        else:
+            self.count(self._service.metrics)
+        self._protocol.write_reply(reply, keep_alive=self.keep_alive)
+
+    def _end(self) -> None:
+        """Nothing more is sent, or counted."""
+        self.response_complete = True
+        if self._timer is not None:
+            self._timer.cancel()
 
     def _release(self) -> None:
         budget, body = self._service.budget, self._body
@@ -265,12 +280,3 @@ class Exchange(InferRequest):
         if isinstance(body, bytearray):
             # not at once: the transport holds the memory until its last bytes are taken
             self._protocol.loop.call_soon(budget.keep, [body])
-
-
-def _write_outcome(service: Service, head: CallHead, request: InferRequest) -> Reply:
-    """Take a request's outcome, count it, and encode it; also where something failed."""
-    outcome, request.outcome = request.outcome, None
-    request.frame = request.feeds = None
-    if not isinstance(outcome, InferResult):
-        return refuse(service, outcome or InternalError("no outcome"))
-    return write_answer(service, head, outcome, request.started_ns, request.queue_ns)

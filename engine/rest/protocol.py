@@ -22,6 +22,7 @@ from engine.rest.exchange import Exchange
 from engine.rest.inference import read_head
 from engine.rest.known_head import KnownHead
 from engine.rest.receiver import ALIGNMENT, Receiver
+from engine.rest.service import refuse
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -93,7 +94,7 @@ class EngineProtocol(LimitedProtocol):
             if not self.is_lingering:
                 exchange.take(size)
         except EngineError as error:
-            self._refuse(self._count(error))
+            self._refuse(refuse(self.service, error))
         if self.is_lingering:
             self._filling = None
         elif exchange.is_full:
@@ -130,7 +131,7 @@ class EngineProtocol(LimitedProtocol):
         try:
             self._exchange.feed(body)
         except EngineError as error:
-            self.stop(self._count(error))
+            self.stop(refuse(self.service, error))
 
     def on_message_complete(self) -> None:
         """The request is whole."""
@@ -205,7 +206,7 @@ class EngineProtocol(LimitedProtocol):
             if self.service.tokens is not None:
                 self.service.tokens.check(authorization)
             if length is not None and length > self.service.max_body_bytes:
-                self.stop(self._count(too_large(self.service.max_body_bytes)))
+                self.stop(refuse(self.service, too_large(self.service.max_body_bytes)))
             query = self.url.partition(b"?")[2]
             head = read_head(pipeline_name, query, headers)
             exchange.accept(head, length or 0)
@@ -278,10 +279,6 @@ class EngineProtocol(LimitedProtocol):
             self._parsed = self.cycle
         except (httptools.HttpParserInvalidURLError, UnicodeDecodeError):
             self.stop(plain_reply(400, "the request's URL is malformed"))
-
-    def _count(self, error: EngineError) -> Reply:
-        self.service.metrics.record_error(error.code)
-        return error_reply(error)
 
 
 def _fields(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

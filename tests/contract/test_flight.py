@@ -329,21 +329,30 @@ def test_put_then_get(serving):
 
 
 def test_put_records_keep_what_they_came_in(engine_process, tmp_path):
-    """A record views the request's columns; what else is in their message stays with them."""
+    """A record views the request's columns; what else is in their message stays with them.
+
+    Each batch is counted once, also the one whose answer found no room.
+    """
     models.write_pipeline(tmp_path, models.linear())
     environ = {**FLIGHT, "QUEUE_MAX_BYTES": "1Mi"}
     engine = engine_process(PIPELINE_URL=str(tmp_path), **environ).ready()
     batch = batch_of(CASES["linear"])
+    tickets = []
 
     def put(descriptor):
         writer, told = connect(engine).do_put(descriptor, batch.schema)
         for _ in range(3):
             writer.write_with_metadata(batch, bytes(500 << 10))
-            told.read()
+            if (ticket := told.read()) is not None:
+                tickets.append(ticket)
         writer.close()
 
     put(INFER)
     assert refusal(lambda: put(RECORDS))[0]["code"] == 429
+    counted = engine.metrics()
+    answered = [value for name, value in counted.items() if "request_rows_count" in name]
+    assert answered == [len(tickets)]
+    assert counted['sagitta_errors_total{code="overloaded"}'] == 1
 
 
 def test_large_replies_come_in_numbered_parts(serving):

@@ -1,7 +1,10 @@
 """More requests than the engine can run: refused, timed out, abandoned; and what it counts."""
 
+import numpy as np
+import pyarrow as pa
 import pytest
-from support.engine import inference_head
+from support.arrow import file_bytes
+from support.engine import ARROW_FILE, inference_head
 
 pytestmark = [pytest.mark.fault, pytest.mark.slow]
 
@@ -81,6 +84,21 @@ def test_a_late_answer_is_504_and_its_slot_comes_back(slow_engine):
     assert engine.metrics()["sagitta_queue_requests"] == 0
 
 
+def test_an_answer_that_is_late_once_it_is_written_is_counted_as_late_alone(serving):
+    """The run takes 2 ms, and writing its answer as JSON a second: the deadline is in between."""
+    engine = serving("identity", environ={"REQUEST_TIMEOUT_S": "0.2"})
+    values = pa.array(np.random.default_rng(7).random(1_000_000, np.float32))
+    body = file_bytes(pa.table({"x": pa.FixedSizeListArray.from_arrays(values, 2)}))
+
+    reply = engine.post("/infer?dataset[]=*", body, ARROW_FILE)
+    engine.until_metric("sagitta_slots_busy", 0)
+
+    assert reply.status == 504
+    assert error_count(engine, "deadline_exceeded") == 1
+    assert answered_rows(engine) == 0
+    assert engine.metrics()["sagitta_cancelled_total"] == 0
+
+
 def test_hostile_26_a_caller_that_left_the_line_is_not_run(slow_engine):
     """Counted as cancelled; the log stays quiet, the next one is answered."""
     engine = slow_engine()
@@ -112,15 +130,16 @@ def test_hostile_26_a_caller_that_left_the_line_is_not_run(slow_engine):
 
 def test_a_caller_that_leaves_while_it_is_run(slow_engine):
     engine = slow_engine()
+    cancelled, answered = engine.metrics()["sagitta_cancelled_total"], answered_rows(engine)
+    lines = len(engine.lines)
     with engine.connect() as wire:
         wire.send(slow_request(LONG))
         engine.until_metric("sagitta_slots_busy", 1)
-    lines, counted = len(engine.lines), engine.metrics()
-    answered = answered_rows(engine)
 
+    engine.until_metric("sagitta_cancelled_total", cancelled + 1)  # at once
     engine.until_metric("sagitta_slots_busy", 0)
 
-    assert engine.metrics()["sagitta_cancelled_total"] == counted["sagitta_cancelled_total"] + 1
+    assert engine.metrics()["sagitta_cancelled_total"] == cancelled + 1
     assert answered_rows(engine) == answered
     assert engine.post("/infer", PRIME).status == 200
     assert engine.lines[lines:] == []

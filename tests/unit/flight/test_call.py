@@ -208,17 +208,45 @@ async def test_a_batch_that_is_given_up_in_the_line_is_counted_once():
 
 
 @run
-async def test_a_batch_that_is_given_up_while_it_is_run_is_counted_by_who_runs_it():
+async def test_a_batch_that_is_given_up_while_it_is_run_is_counted_once():
     async with stream() as client:
         assert client.write(LARGE)
         (request,) = client.line._take()
         client.handler.leave()
-        assert client.metrics.cancelled == 0
 
         request.settle()
 
         assert (client.metrics.cancelled, client.ends) == (1, 1)
         assert request.frame is None
+
+
+@pytest.mark.parametrize(
+    ("end", "errors", "cancelled"),
+    [
+        (lambda client: client.request._expire(), {"deadline_exceeded": 1}, 0),
+        (lambda client: client.handler.leave(), {}, 1),
+        (lambda _: None, {}, 0),
+    ],
+    ids=["late", "gone", "answered"],
+)
+def test_a_batch_is_counted_as_what_its_caller_got(end, errors, cancelled):
+    """Its answer is written already, and on its way to the event loop."""
+
+    async def run():
+        async with stream() as client:
+            assert client.write(LARGE)
+            await asyncio.sleep(0)  # the turn ends: it is in the line
+            answer_after(0)(client.line._take())
+            end(client)
+            await asyncio.sleep(0)
+
+            client.metrics.sort_samples()
+            answered = sum(client.metrics.request_rows.counts)
+            assert (client.metrics.errors, client.metrics.cancelled) == (errors, cancelled)
+            assert answered + cancelled + sum(errors.values()) == 1
+            assert client.request is None
+
+    asyncio.run(run())
 
 
 @run

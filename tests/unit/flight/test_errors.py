@@ -5,7 +5,6 @@ import pytest
 
 from engine import errors
 from engine.flight.errors import (
-    CancelledError,
     finish_schema_with,
     finish_unimplemented,
     finish_with,
@@ -87,16 +86,6 @@ def test_a_bug_tells_nothing():
     assert call.status == 13
     assert "a secret" not in f"{call.text}{call.trailers}"
     assert metrics.errors["internal"] == 1
-
-
-def test_a_client_that_is_gone_is_no_error():
-    call, metrics = Ended(), Metrics()
-
-    finish_with(call, CancelledError(), metrics)
-
-    assert call.status == 1
-    assert b"grpc-status-details-bin" not in call.trailers
-    assert not any(metrics.errors.values())
 
 
 def test_what_is_not_there():
