@@ -27,6 +27,7 @@ import uvloop
 
 from engine.batching.entry import BatchPolicy
 from engine.batching.line import Line
+from engine.budget import ByteBudget
 from engine.codecs.ipc_guard import IpcLimits
 from engine.console import flush, log_to_stdout
 from engine.dataplane import DataPlane
@@ -37,7 +38,6 @@ from engine.metrics import Metrics
 from engine.options import PersistFolder, pull_options, read_tokens, unmet_settings
 from engine.publish.reference import parse_reference
 from engine.rest.app import metrics_app, rest_app
-from engine.rest.budget import BodyBudget
 from engine.rest.connection import sweep
 from engine.rest.server import HttpServer
 from engine.rest.service import Service
@@ -122,7 +122,7 @@ class _Engine:
             plane=self.plane,
             turn=Turn(self.plane.answer, self.line),
             metrics=metrics,
-            budget=BodyBudget(config.queue_max_bytes),
+            budget=ByteBudget(config.queue_max_bytes),
             max_body_bytes=config.max_body_bytes,
             request_timeout_s=config.request_timeout_s,
             records_by_default=config.inference_response == "records",
@@ -200,7 +200,7 @@ class _Engine:
 
         shared = self.plane, service.turn, service.metrics, IpcLimits()
         self._flight = FlightServer(
-            FlightService(*shared, config.queue_max_bytes, config.request_timeout_s),
+            FlightService(*shared, ByteBudget(config.queue_max_bytes), config.request_timeout_s),
             partition=self.partition,
             max_calls=config.flight_max_streams,
             max_held_bytes=config.queue_max_bytes,
@@ -296,6 +296,6 @@ class _Engine:
         asyncio.get_running_loop().call_later(SWEEP_S, self._sweep)
         for server in self._servers:
             sweep(server.server_state.connections)
-        self.service.budget.sweep()
+        self.service.spares.sweep()
         if self._flight is not None:
             self._flight.sweep()

@@ -94,8 +94,8 @@ class ExchangeCall:
 
     def place(self, size_bytes: int, first: memoryview) -> memoryview | None:
         """Where a large message is to stand; None where too much is held already."""
-        try:
-            self._service.hold(size_bytes, self._held_bytes)
+        try:  # the client's window keeps it from coming before what is held already is answered
+            self._service.budget.take(size_bytes, own_bytes=self._held_bytes)
         except OverloadedError as error:
             self._fail(error)
             return None
@@ -236,11 +236,7 @@ class ExchangeCall:
         return is_high
 
     def _go_on_when_read(self) -> None:
-        if not self._hold_while_unsent():
-            self._go_on()
-
-    def _go_on(self) -> None:
-        if self._is_held and not self._is_closed:
+        if not self._hold_while_unsent() and self._is_held and not self._is_closed:
             self._is_held = False
             self._call.go_on()
 
@@ -251,7 +247,7 @@ class ExchangeCall:
     def _let_go(self, message: bytes | memoryview) -> None:
         """A message is not held any more."""
         if isinstance(message, memoryview):
-            self._service.held_bytes -= len(message)
+            self._service.budget.give_back(len(message))
             self._held_bytes -= len(message)
 
     def _close(self) -> None:
@@ -261,7 +257,7 @@ class ExchangeCall:
         request, self._request = self._request, None
         if request is not None:  # the end came while a batch was being answered
             request.give_up()
-        self._service.held_bytes -= self._held_bytes
+        self._service.budget.give_back(self._held_bytes)
         self._held_bytes = 0
         self._parts = None
         self._stream.end()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from engine.errors import PayloadTooLargeError
 from engine.refusal import refusal_of
 from engine.rest.media import JSON_TYPE, Reply
 
 if TYPE_CHECKING:
     from typing import Final
 
-__all__ = ["error_reply"]
+__all__ = ["error_reply", "too_large"]
 
 RETRY_AFTER_S: Final = b"1"
 
@@ -31,3 +32,10 @@ def error_reply(error: Exception) -> Reply:
     elif refusal.status == 401:
         headers = ((b"www-authenticate", b"Bearer"),)
     return Reply(refusal.status, JSON_TYPE, refusal.body, headers)
+
+
+def too_large(max_body_bytes: int) -> PayloadTooLargeError:
+    """The refusal of a body over the limit."""
+    return PayloadTooLargeError(
+        f"the body is larger than {max_body_bytes} bytes (MAX_BODY_BYTES): send several requests"
+    )

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 from engine.errors import DeadlineExceededError, EngineError
 from engine.request import InferRequest
-from engine.rest.budget import too_large
+from engine.rest.errors import too_large
 from engine.rest.inference import is_arrow, read_body, write_result
 from engine.rest.service import refuse
 
@@ -142,7 +142,7 @@ class Exchange(InferRequest):
         """
         body, filled = self._body, self._filled
         if isinstance(body, bytes):
-            whole = self._service.budget.lend(self._announced)
+            whole = self._service.spares.lend(self._announced)
             if whole is None:
                 whole = bytearray(min(self._announced, max(2 * filled, MUCH_BYTES)))
             whole[:filled] = body
@@ -273,10 +273,10 @@ class Exchange(InferRequest):
             self._timer.cancel()
 
     def _release(self) -> None:
-        budget, body = self._service.budget, self._body
-        budget.give_back(self._held_bytes)
+        service, body = self._service, self._body
+        service.budget.give_back(self._held_bytes)
         self._held_bytes = 0
         self._body = b""
         if isinstance(body, bytearray):
             # not at once: the transport holds the memory until its last bytes are taken
-            self._protocol.loop.call_soon(budget.keep, [body])
+            self._protocol.loop.call_soon(service.spares.keep, [body])

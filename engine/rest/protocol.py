@@ -15,9 +15,8 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from engine.errors import EngineError
 from engine.rest.at_once import answer_at_once
-from engine.rest.budget import too_large
 from engine.rest.connection import LimitedProtocol, plain_reply
-from engine.rest.errors import error_reply
+from engine.rest.errors import error_reply, too_large
 from engine.rest.exchange import Exchange
 from engine.rest.inference import read_head
 from engine.rest.known_head import KnownHead

@@ -9,11 +9,12 @@ from engine.codecs.known_tables import KnownTables
 from engine.errors import EngineError
 from engine.rest.errors import error_reply
 from engine.rest.receiver import Inbox
+from engine.rest.spares import Spares
 
 if TYPE_CHECKING:
+    from engine.budget import ByteBudget
     from engine.dataplane import DataPlane
     from engine.metrics import Metrics
-    from engine.rest.budget import BodyBudget
     from engine.rest.media import Reply
     from engine.tokens import TokenFile
     from engine.turn import Turn
@@ -34,6 +35,7 @@ class Service:
         request_timeout_s: after this long a request that still waits is answered with 504.
         records_by_default: whether ``/infer`` answers records without being asked.
         tables: the layouts of the Arrow bodies that came.
+        spares: memory for large bodies.
         inbox: what connections read into.
         tokens: accepted bearer tokens, or None where everybody is welcome.
     """
@@ -41,11 +43,12 @@ class Service:
     plane: DataPlane
     turn: Turn
     metrics: Metrics
-    budget: BodyBudget
+    budget: ByteBudget
     max_body_bytes: int
     request_timeout_s: float
     records_by_default: bool
     tables: KnownTables = dataclasses.field(default_factory=KnownTables)
+    spares: Spares = dataclasses.field(default_factory=Spares)
     inbox: Inbox = dataclasses.field(default_factory=Inbox)
     tokens: TokenFile | None = None
 

@@ -8,7 +8,7 @@ import pytest
 ENGINE = pathlib.Path(__file__).parents[2] / "engine"
 LAYERS = [
     {"errors", "__init__"},
-    {"values", "config", "console", "metrics", "process", "refusal", "tokens", "_proto"},
+    {"values", "budget", "config", "console", "metrics", "process", "refusal", "tokens", "_proto"},
     {"batching", "codecs", "edge", "http2", "listening"}
     | {"logring", "pipeline", "publish", "sessions"},
     {"request"},

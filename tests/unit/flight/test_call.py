@@ -14,6 +14,7 @@ from support.flight import wire_messages
 from engine.batching.cost import RunCost
 from engine.batching.entry import BatchPolicy
 from engine.batching.line import Line
+from engine.budget import ByteBudget
 from engine.codecs.ipc_guard import IpcLimits
 from engine.errors import OverloadedError
 from engine.flight.call import LATE_BYTES, LONG_NS, ExchangeCall
@@ -68,8 +69,10 @@ class Client:
         pipeline = Pipeline()
         plane = SimpleNamespace(running=pipeline, current=pipeline, log=None)
         turn = Turn(answer, self.line)
-        shared = plane, turn, self.metrics, IpcLimits(), max_held_bytes, DEADLINE_S
-        self.service = FlightService(*shared, held_bytes=OTHERS_BYTES)
+        budget = ByteBudget(max_held_bytes)
+        budget.take(OTHERS_BYTES)
+        shared = plane, turn, self.metrics, IpcLimits(), budget, DEADLINE_S
+        self.service = FlightService(*shared)
         self.ends = 0
         self.handler = ExchangeCall(
             self.service, self, SimpleNamespace(is_token_asked=False), self.end
@@ -148,11 +151,11 @@ async def test_what_is_answered_at_once_is_not_held():
             assert client.write(LARGE)
 
         assert client.handler.take_at_once(memoryview(bytearray(LARGE)))
-        assert client.service.held_bytes == OTHERS_BYTES
+        assert client.service.budget.held_bytes == OTHERS_BYTES
         place = client.handler.place(len(LARGE), memoryview(LARGE)[:1000])
         place[:] = LARGE
         assert client.handler.take_at_once(place)
-        assert client.service.held_bytes == OTHERS_BYTES
+        assert client.service.budget.held_bytes == OTHERS_BYTES
         assert client.line.try_acquire()
 
 
@@ -175,10 +178,10 @@ async def test_an_end_while_a_batch_is_being_answered_gives_everything_back_once
         assert not client.write(bytes(len(LARGE) + 1))  # too large for what others leave
 
         assert (client.is_over, client.ends, request.is_abandoned) == (True, 1, True)
-        assert client.service.held_bytes == OTHERS_BYTES
+        assert client.service.budget.held_bytes == OTHERS_BYTES
         assert client.line.waiting == (0, 0, 0)
         request._finish(OverloadedError("too late"))
-        assert client.service.held_bytes == OTHERS_BYTES
+        assert client.service.budget.held_bytes == OTHERS_BYTES
         assert client.metrics.errors == {"overloaded": 1}
 
 
