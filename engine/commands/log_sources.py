@@ -56,11 +56,11 @@ def open_folder(folder: Path) -> Iterator[LogSource]:
     try:
         store = open_to_read(directory)
     except StoreUnavailableError as error:
-        advice = (
-            ": read it from the engine instead, sagitta logs http://HOST:PORT"
-            if error.reason == "in_use"
-            else ""
-        )
+        advice = ""
+        if error.reason == "in_use":
+            advice = ": read it from the engine instead, sagitta logs http://HOST:PORT"
+        elif not folder.exists():
+            advice = ": there is no such folder, and the URL of an engine begins with http://"
         raise StartupError(f"{error}{advice}") from error
 
     class Folder:

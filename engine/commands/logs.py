@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import dataclasses
 import re
 import shutil
 import sys
@@ -58,16 +59,17 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     query = _query(options)
     with _source(options) as source, _explained():
         sink = _sink(form, options.output)
-        copy = _Copy(source, sink, options.anomalies_only)
+        copy = _Copy(source, sink, options.anomalies_only, is_watched=_is_watched(form, options))
         try:
-            if query.time_range_ms is None and form == "table":
+            is_newest = form == "table" or (options.follow and options.rows is not None)
+            if is_newest and query.time_range_ms is None:
                 copy.newest(options.rows or TABLE_ROWS)
             else:
                 copy.all(query, options.rows)
             with contextlib.suppress(KeyboardInterrupt):  # which is how following ends
                 while options.follow:
                     time.sleep(FOLLOW_S)
-                    copy.all(PageQuery(copy.next_row), None)
+                    copy.all(dataclasses.replace(query, start_row=copy.next_row), None)
             copy.finish()
         except BaseException:
             sink.discard()
@@ -97,7 +99,8 @@ def _parser() -> argparse.ArgumentParser:
     add("source", nargs="?", default="http://localhost:8080", help="URL of an engine, or a folder")
     add("-f", "--format", choices=FORMATS, help="default: by the output's ending, else table")
     add("-o", "--output", type=Path, help="file to write; without it, standard output")
-    add("-n", "--rows", type=int, help=f"at most so many rows; a table has the newest {TABLE_ROWS}")
+    newest = f"without --since, a table ({TABLE_ROWS}) and --follow have the newest"
+    add("-n", "--rows", type=int, help=f"at most so many rows; {newest}")
     add("--since", help="only rows from then on: 15m, 2h, 7d, or 2026-01-31T12:00:00Z")
     add("--until", help="only rows up to then, written as --since")
     add("--anomalies-only", action="store_true", help="only rows with an anomaly")
@@ -113,9 +116,14 @@ def _format(options: argparse.Namespace) -> str:
     if form in {"arrow", "parquet"} and options.output is None:
         raise ConfigError(f"--format {form} needs a file: add --output logs.{form}")
     if form == "table" and options.output is not None:
-        raise ConfigError("--output needs a --format, or a name that ends in .json, .arrow, …")
+        endings = ", ".join(f".{name}" for name in FORMATS if name != "table")
+        raise ConfigError(f"--output needs a --format, or a name that ends in {endings}")
     if options.follow and (options.output is not None or form == "json"):
         raise ConfigError("--follow goes with --format table or jsonl, to standard output")
+    if options.follow and options.until is not None:
+        raise ConfigError("--follow has no end: leave --until out")
+    if options.follow and options.since is not None and options.rows is not None:
+        raise ConfigError("--follow takes --since or --rows, not both")
     if options.rows is not None and options.rows < 1:
         raise ConfigError("--rows takes a number of 1 or more")
     return form
@@ -126,6 +134,8 @@ def _query(options: argparse.Namespace) -> PageQuery:
         return PageQuery()
     since_ms = 0 if options.since is None else _moment_ms(options.since)
     until_ms = FOREVER_MS if options.until is None else _moment_ms(options.until)
+    if since_ms > until_ms:
+        raise ConfigError(f"--since {options.since} is later than --until {options.until}")
     return PageQuery(time_range_ms=(since_ms, until_ms))
 
 
@@ -161,6 +171,8 @@ def _source(options: argparse.Namespace) -> Iterator[LogSource]:
 
 
 def _sink(form: str, output: Path | None) -> Sink:
+    if output is None and sys.stdout is None:  # as `>&-` leaves it
+        raise StartupError("cannot write: standard output is closed")
     if form == "table":
         return TableSink(shutil.get_terminal_size((200, 24)).columns)
     if output is not None and form in {"arrow", "parquet"}:
@@ -171,16 +183,24 @@ def _sink(form: str, output: Path | None) -> Sink:
     return JsonSink.to_file(output, lines=lines)
 
 
+def _is_watched(form: str, options: argparse.Namespace) -> bool:
+    """Whether to tell how far it is: to a terminal that does not show the rows themselves."""
+    shows_rows = options.output is None and (form == "table" or sys.stdout.isatty())
+    return sys.stderr.isatty() and not shows_rows
+
+
 class _Copy:
     """Brings rows from a source to a sink, and tells how far it is where somebody is watching."""
 
-    def __init__(self, source: LogSource, sink: Sink, anomalies_only: bool) -> None:
+    def __init__(
+        self, source: LogSource, sink: Sink, anomalies_only: bool, *, is_watched: bool
+    ) -> None:
         self.next_row = 0
         self._source = source
         self._sink = sink
         self._anomalies_only = anomalies_only
         self._rows = self._bytes = 0
-        self._is_watched = sys.stderr.isatty() and not isinstance(sink, TableSink)
+        self._is_watched = is_watched
 
     def newest(self, rows: int) -> None:
         """Copy the newest rows, the oldest of them first."""
@@ -217,6 +237,8 @@ class _Copy:
             sys.stderr.write(f"{self._rows:,} rows written to {', '.join(names)}\n")
         elif isinstance(self._sink, FileSink):
             sys.stderr.write("no rows: no file was written\n")
+        elif isinstance(self._sink, TableSink) and not self._rows:
+            sys.stderr.write("no rows\n")
 
     def _wanted(self, batch: pa.RecordBatch) -> pa.RecordBatch:
         if not self._anomalies_only:

@@ -1,6 +1,8 @@
 """``sagitta logs`` as a person types it, at a running engine and at a stopped one's folder."""
 
+import datetime
 import os
+import pty
 import signal
 import socket
 import subprocess
@@ -73,10 +75,8 @@ def command(*arguments, **options):
     return subprocess.Popen(
         [sys.executable, "-m", "engine", "logs", *map(str, arguments)],
         env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
-        **options,
+        **{"stdout": subprocess.PIPE, "stderr": subprocess.PIPE} | options,
     )
 
 
@@ -171,6 +171,37 @@ def test_no_rows_are_no_file(engine, tmp_path):
     assert not list(tmp_path.glob("out*"))
 
 
+def test_a_table_without_rows_says_so(engine):
+    assert logs(engine.base_url, "--since", "2100-01-01") == (b"", "no rows\n")
+
+
+def test_rows_on_a_terminal_are_not_mixed_with_how_far_it_is(own_engine):
+    """Where the columns change a page ends, which is when progress would be told."""
+    assert own_engine.post("/infer", [{"x": [1.0] * 4, "note": "new"}]).status == 200
+    control, terminal = pty.openpty()
+    with command(own_engine.base_url, "-f", "jsonl", stdout=terminal, stderr=terminal) as process:
+        assert process.wait(DEADLINE_S) == 0
+    os.close(terminal)
+    with open(control, "rb", buffering=0) as screen:
+        lines = screen.read(1 << 16).decode().splitlines()
+
+    assert [line[:8] for line in lines] == ['{"time":'] * 6
+
+
+def test_a_closed_output_is_said_to_be_closed(engine):
+    arguments = [sys.executable, "-m", "engine", "logs", engine.base_url]
+    done = subprocess.run(
+        ["sh", "-c", 'exec "$@" >&-', "sh", *arguments],
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT)},
+        stderr=subprocess.PIPE,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+
+    assert done.returncode == 3
+    assert done.stderr == b"sagitta: cannot write: standard output is closed\n"
+
+
 def test_a_device_is_written_to_and_never_replaced(engine, tmp_path):
     pipe = tmp_path / "out.jsonl"
     os.mkfifo(pipe)
@@ -232,6 +263,37 @@ def test_following_shows_what_comes(own_engine):
             process.terminate()
 
 
+@pytest.fixture
+def follow(own_engine, monkeypatch, capsysbinary):
+    """Follow the log in this process: a row comes at the first wait, Ctrl-C at the second."""
+
+    def rows(*arguments):
+        waits = iter([lambda: infer(own_engine, 1), lambda: signal.raise_signal(signal.SIGINT)])
+        with monkeypatch.context() as patch:
+            patch.setattr("time.sleep", lambda _: next(waits)())
+            assert (
+                main(["logs", own_engine.base_url, "--follow", "-f", "jsonl", *arguments], {}) == 0
+            )
+        return list(map(orjson.loads, capsysbinary.readouterr().out.splitlines()))
+
+    return rows
+
+
+def test_following_begins_with_the_newest_rows(follow, own_engine):
+    found = follow("-n", "2")
+
+    assert found == own_engine.post("/logs", b"{}").json[-3:]
+
+
+def test_following_from_a_moment_on_shows_no_older_row(follow, own_engine):
+    last = own_engine.post("/logs?order=desc", b"{}").json[0]["time"]
+    moment = datetime.datetime.fromtimestamp((last + 1) / 1000, datetime.UTC).isoformat()
+
+    found = follow("--since", moment)
+
+    assert found == own_engine.post("/logs", b"{}").json[-1:]
+
+
 def test_the_folder_of_a_stopped_engine(own_engine, folder):
     rows = own_engine.post("/logs", b"{}").json
     _, errors = logs(folder, code=3)
@@ -284,6 +346,11 @@ def test_anomalies_only(engine_process, tmp_path):
         (["--since", "yesterday"], 2, "15m"),
         (["/tmp", "--follow"], 2, "URL"),
         (["-n", "0"], 2, "1 or more"),
+        (["localhost:8080"], 3, "the URL of an engine begins with http://"),
+        (["-o", "out.csv"], 2, ".json, .jsonl, .arrow, .parquet"),
+        (["--since", "1h", "--until", "2h"], 2, "--since 1h is later than --until 2h"),
+        (["--follow", "--until", "2100-01-01"], 2, "leave --until out"),
+        (["--follow", "--since", "1h", "-n", "5"], 2, "not both"),
     ],
 )
 def test_what_is_wrong_is_said(capsys, arguments, code, words):
