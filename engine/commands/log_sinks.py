@@ -4,8 +4,8 @@ Rules that hold here:
 - A file is complete or not there: it is written beside its name and renamed at the end. A pipe or
   a device is no file: it is written to, and never replaced.
 - What clients sent is shown on a terminal without the characters that steer one.
-- A log may change its columns; JSON holds any, Arrow and Parquet files hold one kind each: where
-  the columns change a next file is begun, ``name-2.parquet`` behind ``name.parquet``.
+- A log may change its columns; JSON holds any, Arrow and Parquet files hold one kind each: rows of
+  other columns go to ``name-2.parquet`` beside ``name.parquet``, and so on.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ __all__ = ["FileSink", "JsonSink", "Sink", "TableSink"]
 
 
 WAITING_BATCHES = 4  # of about 1 MB that are read and not written yet
+GATHERED_BYTES = 1 << 20  # of a file, before they become a record batch or a row group of it
+OPEN_FILES = 64  # at one time
 
 
 class Sink(Protocol):
@@ -150,18 +152,19 @@ class JsonSink:
 
 
 class FileSink:
-    """Writes Arrow IPC or Parquet files, one for each run of rows with the same columns.
+    """Writes Arrow IPC or Parquet files, one for each set of columns.
 
-    A thread of its own writes while the next rows are read: each takes about as long.
+    Requests of two kinds often take turns: their rows come a few at a time, and are gathered to
+    record batches and row groups of a size that is good to read. A thread of its own writes while
+    the next rows are read: each takes about as long.
     """
 
     def __init__(self, target: Path, *, parquet: bool) -> None:
-        """Write to ``target``, and to numbered files beside it where the columns change."""
+        """Write to ``target``, and to numbered files beside it for other columns than its own."""
         self._target = target
         self._parquet = parquet
         self._paths: list[Path] = []
-        self._schema: pa.Schema | None = None
-        self._writer: Any = None
+        self._files: dict[bytes, _ColumnFile] = {}  # by schema, the longest unused one first
         self._thread = ThreadPoolExecutor(1, "log-file")
         self._waiting: deque[Future[None]] = deque()
 
@@ -176,17 +179,22 @@ class FileSink:
         self._waiting.append(self._thread.submit(self._write, batch))
 
     def _write(self, batch: pa.RecordBatch) -> None:
-        if self._schema is None or not self._schema.equals(batch.schema, check_metadata=True):
-            self._begin(batch.schema)
-        self._writer.write_batch(batch)
+        key = batch.schema.serialize().to_pybytes()
+        file = self._files.pop(key, None)
+        if file is None:
+            if len(self._files) >= OPEN_FILES:
+                self._files.pop(next(iter(self._files))).close()
+            file = self._begin(batch.schema)
+        self._files[key] = file
+        file.write(batch)
 
     def close(self) -> list[str]:
         """Complete the files."""
         while self._waiting:
             self._waiting.popleft().result()
         self._thread.shutdown()
-        if self._writer is not None:
-            self._writer.close()
+        for file in self._files.values():
+            file.close()
         for path in self._paths:
             _beside(path).replace(path)
         return [str(path) for path in self._paths]
@@ -194,26 +202,54 @@ class FileSink:
     def discard(self) -> None:
         """Remove the files."""
         self._thread.shutdown(cancel_futures=True)
-        with contextlib.suppress(OSError):  # what it still holds may be what cannot be written
-            if self._writer is not None:
-                self._writer.close()
+        for file in self._files.values():
+            with contextlib.suppress(OSError):  # what it still holds may be what cannot be written
+                file.close()
         for path in self._paths:
             _remove(path)
 
-    def _begin(self, schema: pa.Schema) -> None:
-        if self._writer is not None:
-            self._writer.close()
+    def _begin(self, schema: pa.Schema) -> _ColumnFile:
         number = len(self._paths) + 1
         name = self._target.stem if number == 1 else f"{self._target.stem}-{number}"
         path = self._target.with_name(name + self._target.suffix)
         self._paths.append(path)
-        self._schema = schema
-        if self._parquet:
+        return _ColumnFile(_beside(path), schema, parquet=self._parquet)
+
+
+class _ColumnFile:
+    """A file that is being written, and rows on their way into it."""
+
+    def __init__(self, path: Path, schema: pa.Schema, *, parquet: bool) -> None:
+        """Begin a file of Parquet or Arrow."""
+        self._writer: Any
+        if parquet:
             import pyarrow.parquet as pq  # noqa: PLC0415 - 50 ms that only this pays
 
-            self._writer = pq.ParquetWriter(_beside(path), schema, compression="zstd")
+            self._writer = pq.ParquetWriter(path, schema, compression="zstd")
         else:
-            self._writer = pa.ipc.new_file(str(_beside(path)), schema)
+            self._writer = pa.ipc.new_file(str(path), schema)
+        self._rows: list[pa.RecordBatch] = []
+        self._bytes = 0
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Gather some rows, and write them once they are many."""
+        self._rows.append(batch)
+        self._bytes += batch.nbytes
+        if self._bytes >= GATHERED_BYTES:
+            self._flush()
+
+    def close(self) -> None:
+        """Write what is left, and the file's end."""
+        try:
+            self._flush()
+        finally:
+            self._writer.close()
+
+    def _flush(self) -> None:
+        if self._rows:
+            table = pa.Table.from_batches(self._rows).combine_chunks()
+            self._rows, self._bytes = [], 0
+            self._writer.write_table(table)
 
 
 def _beside(path: Path) -> Path:

@@ -117,7 +117,8 @@ class EngineSource:
         try:
             status = json.loads(status_text)
             ((self._partition, next_row),) = status["next"].items()
-            batches = pa.ipc.open_stream(content).read_all().combine_chunks().to_batches()
+            table = pa.ipc.open_stream(content).read_all().combine_chunks()
+            batches = table.replace_schema_metadata(None).to_batches()  # it is the page's, no row's
             return LogPage(batches[0] if batches else None, status["status"], next_row)
         except (
             pa.ArrowException,

@@ -11,6 +11,7 @@ import threading
 
 import orjson
 import pyarrow as pa
+import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 from support import models
@@ -59,6 +60,14 @@ def own_engine(engine_process, tmp_path, folder):
     pipeline = models.write_pipeline(tmp_path / "pipeline", models.linear())
     variables = {"PIPELINE_URL": str(pipeline), "PERSIST_DIR": str(folder)}
     return with_five_rows(engine_process(**LOG, **variables).ready())
+
+
+@pytest.fixture
+def large_engine(engine_process, tmp_path, folder):
+    """An engine whose log holds many rows, and none yet."""
+    pipeline = models.write_pipeline(tmp_path / "pipeline", models.linear())
+    variables = {"PIPELINE_URL": str(pipeline), "PERSIST_DIR": str(folder)}
+    return engine_process(**LOG | {"LOCAL_INFERENCE_STORAGE": "8Mi"}, **variables).ready()
 
 
 def with_five_rows(engine):
@@ -156,6 +165,36 @@ def test_a_change_of_columns_begins_a_next_file(own_engine, tmp_path):
 
     assert pq.read_table(tmp_path / "out.parquet").num_rows == 5
     assert pq.read_table(tmp_path / "out-2.parquet").num_rows == 1
+
+
+@pytest.mark.parametrize("form", ["arrow", "parquet"])
+def test_many_pages_are_one_file(large_engine, tmp_path, form):
+    """A page is of 10,000 rows at most, and says so beside them."""
+    infer(large_engine, 10_005)
+
+    _, errors = logs(large_engine.base_url, "-o", tmp_path / f"out.{form}")
+
+    assert errors == f"10,005 rows written to {tmp_path}/out.{form}\n"
+    read = {"arrow": pa.feather.read_table, "parquet": pq.read_table}[form]
+    table = read(tmp_path / f"out.{form}")
+    assert table.num_rows == 10_005
+    assert table.schema.metadata is None
+
+
+def test_requests_of_two_kinds_are_two_files(own_engine, tmp_path):
+    """Whichever of them came in between; each file has row groups that are worth one."""
+    for _ in range(5):
+        assert own_engine.post("/infer", [{"x": [1.0] * 4, "note": "new"}]).status == 200
+        infer(own_engine, 1)
+
+    _, errors = logs(own_engine.base_url, "-o", tmp_path / "out.parquet")
+
+    assert errors == f"15 rows written to {tmp_path}/out.parquet, {tmp_path}/out-2.parquet\n"
+    files = [pq.ParquetFile(tmp_path / name) for name in ("out.parquet", "out-2.parquet")]
+    assert [file.metadata.num_rows for file in files] == [10, 5]
+    assert [file.metadata.num_row_groups for file in files] == [1, 1]
+    times = files[0].read()["time"].to_pylist()
+    assert times == sorted(times)
 
 
 def test_times_choose_rows(engine):
