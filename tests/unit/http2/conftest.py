@@ -165,6 +165,7 @@ class Noted:
         self.messages = []
         self.placed = []
         self.answered = []  # at once
+        self.had = []  # either, in their order
         self.events = []  # all but messages
         self.left = asyncio.Event()
 
@@ -178,11 +179,16 @@ class Noted:
         is_answered = self.service.answers(message)
         if is_answered:
             self.answered.append(bytes(message))
+            self._have(message)
         return is_answered
 
     def take(self, message):
-        assert not self.events or self.events[-1] == "drained", "a message after the end"
         self.messages.append(bytes(message))
+        self._have(message)
+
+    def _have(self, message):
+        assert not self.events or self.events[-1] == "drained", "a message after the end"
+        self.had.append(bytes(message))
         self.service.on_take(self.call, message)
 
     def end(self):

@@ -89,6 +89,24 @@ def test_a_message_that_is_not_answered_at_once_is_taken_in_its_place(client, se
     assert len(service.only.placed) == (3 if size > LARGE_BYTES else 0)
 
 
+@pytest.mark.parametrize("is_answered", [True, False])
+@pytest.mark.parametrize(
+    ("content", "cut"),
+    [([message(b"inner")], 5), ([b"\0", bytes(251)], 1)],
+    ids=["after its prefix", "within its prefix"],
+)
+def test_a_piece_that_looks_like_a_message_is_none(client, service, content, cut, is_answered):
+    service.answers = lambda _message: is_answered
+    sent = b"".join(map(message, content))
+    client.send(request())
+
+    client.send(data(1, sent[:cut]))
+    client.send(data(1, sent[cut:]))
+
+    assert service.only.had == content
+    assert service.only.answered == content * is_answered
+
+
 @pytest.mark.parametrize("size", [1000, LARGE_BYTES + 1])
 def test_a_held_message_is_offered_once_it_is_delivered(client, service, size):
     service.on_take = hold
