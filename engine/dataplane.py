@@ -70,6 +70,19 @@ class DataPlane:
         """One word for the health endpoint."""
         return "Draining" if self.is_draining else self._status().value
 
+    def health(self) -> dict[str, object]:
+        """What ``GET /healthz`` says: whether requests are welcome, and how the log does."""
+        if self.log is None:
+            return {"status": self.state}
+        stats = self.log.stats()
+        log = {
+            "status": stats.closed or stats.failing or "Keeping",
+            "rows_kept": stats.rows_kept,
+            "rows_not_kept": sum(stats.rows_not_kept.values()),
+            "rows_evicted_before_upload": stats.rows_evicted_before_upload,
+        }
+        return {"status": self.state, "log": log}
+
     @property
     def batch_max_rows(self) -> int:
         """Most rows that requests are run together with; 0 = request by request."""

@@ -127,7 +127,7 @@ class Catalog:
             case "ping":
                 return b"\n"
             case "health":
-                return orjson.dumps({"status": plane.state})
+                return orjson.dumps(plane.health())
             case "pipelines":
                 return orjson.dumps({"pipelines": plane.pipelines()})
             case "models":

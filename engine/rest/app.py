@@ -59,16 +59,7 @@ def rest_app(service: Service, partition: str) -> ASGIApp:
         return _json({"models": plane.models()})
 
     async def healthz(_request: Request) -> Response:
-        health: dict[str, object] = {"status": plane.state}
-        if plane.log is not None:
-            stats = plane.log.stats()
-            health["log"] = {
-                "status": stats.closed or stats.failing or "Keeping",
-                "rows_kept": stats.rows_kept,
-                "rows_not_kept": sum(stats.rows_not_kept.values()),
-                "rows_evicted_before_upload": stats.rows_evicted_before_upload,
-            }
-        return _json(health, 200 if plane.is_ready else 503)
+        return _json(plane.health(), 200 if plane.is_ready else 503)
 
     async def livez(_request: Request) -> Response:
         return _json({"status": "Alive"})
