@@ -1,8 +1,7 @@
 """Opening the pipeline that ``PIPELINE_URL`` names, wherever it lies.
 
 Rules that hold here:
-- Manifest, signature, config, definition, layers: each is verified before the next is asked for,
-  so that what cannot be run costs no download.
+- The definition is read before any layer is fetched: what cannot be run costs no download.
 - A registry that cannot be reached, or sends what is not right, does not stop an engine whose
   cache holds the reference; the log says so. A bad signature or definition always stops it.
 """
@@ -14,49 +13,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from engine.errors import StartupError
-from engine.publish.artifact import (
-    Artifact,
-    ArtifactLayer,
-    FetchError,
-    Progress,
-    ReadModels,
-    Report,
-    WantedModel,
-    report_layer,
-    version_of,
-)
+from engine.publish.artifact import Artifact, FetchError, Progress, ReadModels, Report
 from engine.publish.cache import ArtifactCache
+from engine.publish.contents import fetch_layers, read_documents
 from engine.publish.credentials import RegistryAccess
 from engine.publish.directory import open_directory
 from engine.publish.layout import BlobSource, OciLayout
-from engine.publish.manifest import (
-    Descriptor,
-    Manifest,
-    is_index,
-    layer_of,
-    read_index,
-    read_manifest,
-    select_platform,
-)
+from engine.publish.manifest import Descriptor
 from engine.publish.reference import (
     DirectoryReference,
     LayoutReference,
     Reference,
     RegistryReference,
 )
-from engine.publish.signature import (
-    SignatureError,
-    fetch_signatures,
-    signature_tag,
-    verify_signature,
-)
+from engine.publish.signature import SignatureError, fetch_signatures, signature_tag
 
 if TYPE_CHECKING:
     from engine.publish.remote import RemoteSource
 
 __all__ = ["Inspection", "PullOptions", "inspect_artifact", "open_artifact"]
 
-_MAX_INDEX_DEPTH = 4
 _SHORT_WAIT_S = 2.0  # for another writer of the cache, where the artifact is in it
 
 
@@ -237,7 +213,7 @@ class _Opening:
 
     def inspect(self, reference: Reference, source: BlobSource, entry: Descriptor) -> Inspection:
         """Verify and read the documents of an artifact."""
-        manifest, definition = self._documents(source, entry)
+        manifest, definition = read_documents(source, entry, self.options.verify_key_file)
         self.read_models(definition)
         return Inspection(
             str(reference),
@@ -251,51 +227,12 @@ class _Opening:
     def _assemble(
         self, reference: LayoutReference | RegistryReference, source: BlobSource, entry: Descriptor
     ) -> Artifact:
-        manifest, definition = self._documents(source, entry)
-        models = self.read_models(definition)
-        self.report("Fetching model layers")
-        layers = []
-        for model in models:
-            blob = layer_of(model, manifest)
-            layers.append(_layer(model, blob, source.path(blob.digest)))
-            report_layer(layers[-1], self.report)
-            source.fetch(blob)
-            self.report("  Fetched")
-        return Artifact(str(reference), reference.tag, entry.digest, definition, tuple(layers))
-
-    def _documents(self, source: BlobSource, entry: Descriptor) -> tuple[Manifest, bytes]:
-        """Verify signature, manifest and config, in this order."""
-        if self.options.verify_key_file is not None:
-            verify_signature(source, entry, self.options.verify_key_file)
-        manifest = read_manifest(_manifest(source, entry))
-        return manifest, source.read(manifest.config)
+        manifest, definition = read_documents(source, entry, self.options.verify_key_file)
+        layers = fetch_layers(source, manifest, self.read_models(definition), self.report)
+        return Artifact(str(reference), reference.tag, entry.digest, definition, layers)
 
     def _announce(self, reference: Reference) -> None:
         self.report(f"Fetching manifest and config for pipeline: {reference}")
-
-
-def _manifest(source: BlobSource, entry: Descriptor) -> bytes:
-    """Follow indexes to the manifest for this machine."""
-    for _ in range(_MAX_INDEX_DEPTH):
-        document = source.manifest(entry)
-        if not is_index(document):
-            return document
-        entry = select_platform(read_index(document), entry.digest)
-    raise FetchError(f"{entry.digest}: indexes are nested more than {_MAX_INDEX_DEPTH} deep")
-
-
-def _layer(model: WantedModel, blob: Descriptor, path: Path) -> ArtifactLayer:
-    sha = blob.digest.removeprefix("sha256:")
-    return ArtifactLayer(
-        digest=blob.digest,
-        size_bytes=blob.size_bytes,
-        filename=blob.annotations.get("filename") or sha,
-        name=model.name,
-        file_type="model",
-        runtime="onnx",
-        version=model.version or blob.annotations.get("version") or version_of(sha),
-        path=path,
-    )
 
 
 def _no_progress(_digest: str, _done_bytes: int, _size_bytes: int) -> None:
