@@ -80,9 +80,11 @@ def parse_query(parameters: Iterable[tuple[str, str]], body: bytes, partition: s
     if order not in {"asc", "desc"}:
         raise DecodeError(f"order is {values['order'][:40]!r}: it takes asc or desc")
     time_range = None
-    if "time.start" in values:
-        if "time.end" not in values or order == "desc":
-            raise DecodeError("time.start needs time.end, and goes with order=asc only")
+    if "time.start" in values or "time.end" in values:
+        if "time.start" not in values or "time.end" not in values:
+            raise DecodeError("time.start and time.end go together: give both, or neither")
+        if order == "desc":
+            raise DecodeError("time.start and time.end go with order=asc only")
         time_range = (_epoch_ms(values, "time.start"), _epoch_ms(values, "time.end"))
     return PageQuery(
         start_row=_cursor(body, partition),
@@ -116,11 +118,12 @@ def _count(values: dict[str, str], name: str, default: int) -> int:
 
 def _epoch_ms(values: dict[str, str], name: str) -> int:
     try:
-        moment = datetime.datetime.fromisoformat(values[name])
+        moment = datetime.datetime.fromisoformat(values[name].upper())
         if moment.tzinfo is None:
             raise ValueError("no time zone")
         return int(moment.timestamp() * 1000)
     except (ValueError, OverflowError) as error:
         raise DecodeError(
-            f"{name} is {values[name][:40]!r}: it takes a moment like 2026-01-31T12:00:00Z"
+            f"{name} is {values[name][:40]!r}: it takes a moment with its time zone, like "
+            "2026-01-31T12:00:00Z or 2026-01-31T13:00:00+01:00 (in a URL the + is written %2B)"
         ) from error

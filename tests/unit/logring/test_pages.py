@@ -152,6 +152,11 @@ QUERIES = [
         b"",
         PageQuery(time_range_ms=(1_752_688_800_000, 1_752_688_801_500)),
     ),
+    (
+        [("time.start", "2025-07-16t18:00:00z"), ("time.end", "2025-07-16T18:00:00.0009z")],
+        b"",
+        PageQuery(time_range_ms=(1_752_688_800_000, 1_752_688_800_000)),
+    ),
 ]
 
 
@@ -167,8 +172,16 @@ def test_a_query_is_read_as_plateau_reads_it(parameters, body, expected):
         ([("page_size", "ten")], "page_size"),
         ([("order", "up")], "order"),
         ([("time.start", "2025-07-16T18:00:00Z")], "time.end"),
+        ([("time.end", "2025-07-16T18:00:00Z")], "time.start"),
+        (  # what a URL makes of a + that is not written %2B
+            [("time.start", "2025-07-16T18:00:00 02:00"), ("time.end", "2025-07-16T18:00:00Z")],
+            "%2B",
+        ),
         ([("time.start", "yesterday"), ("time.end", "2025-07-16T18:00:00Z")], "time.start"),
-        ([("time.start", "2025-07-16T18:00:00"), ("time.end", "2025-07-16T18:00:00Z")], "time.st"),
+        (
+            [("time.start", "2025-07-16T18:00:00"), ("time.end", "2025-07-16T18:00:00Z")],
+            "time zone",
+        ),
         (
             [("time.start", "2025-07-16T18:00:00Z"), ("time.end", "x"), ("order", "desc")],
             "order=asc",
