@@ -7,9 +7,10 @@ Rules that hold here:
 from __future__ import annotations
 
 import dataclasses
+import functools
 import struct
 from array import array
-from typing import TYPE_CHECKING, ClassVar, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple, TypeAlias
 
 import numpy as np
 
@@ -29,16 +30,21 @@ __all__ = [
     "Record",
     "RecordHeader",
     "is_separate",
+    "packed_layout",
     "read_header",
 ]
 
 HEADER = struct.Struct("<HHIIq")  # form, steps, context number, rows, time in ms
 SEPARATE_BYTES = 1 << 16  # a raw column with as many is a value of its own
 PACKED_BYTES = 1 << 15  # rows with more, one or all that came at once, are not packed with others
-# forms: the columns' values one after the other; an Arrow IPC message; rows that were answered one
-# by one, each its time in ms, its steps' times and its values
+_KNOWN_LAYOUTS = 64
+_PACKED_SHARE = 2  # nor are rows of a table whose values take less than so many times their times
+# forms: the columns' values one after the other; an Arrow IPC message; rows of small answers, each
+# its time in ms, its steps' times and its values
 RAW, ARROW, PACKED = 1, 2, 3
 IN_PIECES = 1 << 8  # beside the form: the value is the first piece of it
+
+Column: TypeAlias = "bytes | memoryview"  # its values, row after row
 
 
 def is_separate(number: int, size_bytes: int) -> bool:
@@ -63,7 +69,7 @@ class Record:
     rows: int
     time_ms: int
     elapsed_ns: Sequence[int]
-    body: Sequence[bytes | memoryview]
+    body: Sequence[Column]
     size: int
 
     @property
@@ -81,30 +87,79 @@ class Record:
         """The latest of its rows' times."""
         return self.time_ms
 
-    def value(self, context_number: int) -> bytes:
-        """What to store under the record's key: all of it but the large columns."""
-        elapsed_ns = self.elapsed_ns
+    def values(self, context_number: int) -> tuple[bytes, list[tuple[bytes, Column]]]:
+        """What to store.
+
+        Args:
+            context_number: of its context.
+
+        Returns:
+            The value for the record's key: all of it but the large columns; and these as they are,
+            each with what to add to the key.
+        """
+        elapsed_ns, body = self.elapsed_ns, self.body
         form = ARROW if self.context.shapes is None else RAW
         head = HEADER.pack(form, len(elapsed_ns), context_number, self.rows, self.time_ms)
-        body = self.body
+        large: list[tuple[bytes, Column]] = []
         if form == RAW and self.size >= SEPARATE_BYTES:
-            body = [part for number, part in enumerate(body) if not is_separate(number, len(part))]
-        return b"".join((head, array("Q", elapsed_ns).tobytes(), *body))
+            body = []
+            for number, column in enumerate(self.body):
+                if is_separate(number, len(column)):
+                    large.append((bytes([number + 1]), column))
+                else:
+                    body.append(column)
+        return b"".join((head, array("Q", elapsed_ns).tobytes(), *body)), large
 
-    def large(self) -> list[tuple[bytes, bytes | memoryview]]:
-        """Columns to store as they are, each with what to add to the record's key."""
-        if self.size < SEPARATE_BYTES or self.context.shapes is None:
-            return []
-        return [
-            (bytes([number + 1]), column)
-            for number, column in enumerate(self.body)
-            if is_separate(number, len(column))
-        ]
+
+class PackedLayout:
+    """How the rows of answers of one kind lie when they are packed: each with its times.
+
+    Attributes:
+        row_bytes: of a row.
+        most_rows: how many rows an answer may have to be packed; a transaction costs more.
+    """
+
+    __slots__ = ("_columns", "_rows", "_times", "most_rows", "row_bytes")
+
+    def __init__(self, context: LogContext, steps: int) -> None:
+        """Take the layout of rows with a context and the times of so many steps."""
+        times_bytes = context.packed_bytes(steps) - sum(context.strides)
+        sizes = [times_bytes, *context.strides]
+        self.row_bytes = sum(sizes)
+        is_narrow = self.row_bytes < (_PACKED_SHARE + 1) * times_bytes
+        most_rows = PACKED_BYTES // self.row_bytes
+        self.most_rows = min(most_rows, 1) if is_narrow else most_rows
+        # as void a value is copied by one call, not byte by byte
+        names = [str(number) for number in range(len(sizes))]
+        kinds = [np.dtype(f"V{size}") for size in sizes]
+        self._rows = np.dtype(list(zip(names, kinds, strict=True)))
+        self._times = kinds[0]
+        self._columns = [(name, kind) for name, kind in zip(names[1:], kinds[1:], strict=True)]
+
+    def items(
+        self, rows: int, time_ms: int, elapsed_ns: Sequence[int], body: Sequence[Column]
+    ) -> bytes:
+        """The rows of one answer, whose columns are given, one after the other."""
+        times = array("q", (time_ms,)).tobytes() + array("Q", elapsed_ns).tobytes()
+        if rows == 1:
+            return b"".join((times, *body))
+        items = np.empty(rows, self._rows)
+        items["0"] = np.frombuffer(times, self._times)
+        for (name, kind), values in zip(self._columns, body, strict=True):
+            if values:
+                items[name] = np.frombuffer(values, kind)
+        return items.tobytes()
+
+
+@functools.lru_cache(maxsize=_KNOWN_LAYOUTS)
+def packed_layout(context: LogContext, steps: int) -> PackedLayout:
+    """The layout of rows with a context and the times of so many steps."""
+    return PackedLayout(context, steps)
 
 
 @dataclasses.dataclass(slots=True)
 class PackedRows:
-    """Rows that were answered one by one, each of raw values, as they are packed with others.
+    """Rows of small answers, each of raw values, as they are packed with those of others.
 
     Attributes:
         context: what they share with others.
@@ -123,31 +178,15 @@ class PackedRows:
     items: bytes
     value_count: ClassVar[int] = 1
 
-    @classmethod
-    def of(
-        cls,
-        context: LogContext,
-        time_ms: int,
-        elapsed_ns: Sequence[int],
-        body: Sequence[bytes | memoryview],
-    ) -> PackedRows:
-        """A single row."""
-        times = array("q", (time_ms,)).tobytes() + array("Q", elapsed_ns).tobytes()
-        return cls(context, len(elapsed_ns), 1, time_ms, time_ms, b"".join((times, *body)))
-
     @property
     def size(self) -> int:
         """Bytes of the value, where they become one by themselves."""
         return HEADER.size + len(self.items)
 
-    def value(self, context_number: int) -> bytes:
+    def values(self, context_number: int) -> tuple[bytes, list[tuple[bytes, Column]]]:
         """What to store under the first row's key, where they become a value by themselves."""
         header = HEADER.pack(PACKED, self.steps, context_number, self.rows, self.oldest_ms)
-        return header + self.items
-
-    def large(self) -> list[tuple[bytes, bytes | memoryview]]:
-        """Columns to store as they are: none."""
-        return []
+        return header + self.items, []
 
 
 class RecordHeader(NamedTuple):

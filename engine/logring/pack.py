@@ -1,6 +1,6 @@
-"""The newest rows, which were answered one by one: packed in a file until they are worth a value.
+"""The newest rows, of small answers: packed in a file until they are worth a value.
 
-A transaction for each of them would cost more than all else that the log does. So they lie in a
+A transaction for each answer would cost more than all else that the log does. So they lie in a
 small file that is mapped into memory, in the very form of a value of the ring, and become one value
 once the file is full, once a second, and before any other record is appended.
 
@@ -155,6 +155,8 @@ class OpenPack:
 
     def clear(self) -> None:
         """Forget all rows: the ring has them."""
+        if self._context is None and not self._word[0]:  # there is nothing, as most often
+            return
         self._word[0] = 0
         self.rows = self.stored = 0
         self.header = self.header._replace(rows=0)  # a new one, for ``snapshot``

@@ -13,11 +13,10 @@ Rules that hold here:
 
 from __future__ import annotations
 
-import contextlib
 import struct
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from engine.logring.header import HEADER, IN_PIECES
@@ -140,20 +139,23 @@ class ValueWriter:
                 large += self.pages_of(record.size) + record.value_count
         return large + small_bytes // self._page_bytes
 
-    @contextlib.contextmanager
-    def watched(self, pages: int, first_row: int, next_row: int) -> Iterator[None]:
-        """Write a transaction of so many pages, and see whether LMDB has looked for them long."""
+    def begin(self, first_row: int) -> int:
+        """Before a transaction is written; ``end`` is to be given what this returns."""
         self._is_in_pieces = first_row < self._apart_until
-        started_ns = time.thread_time_ns()
-        yield
+        return time.thread_time_ns()
+
+    def end(self, started_ns: int, pages: int, next_row: int) -> None:
+        """A transaction of so many pages was written: see whether LMDB has looked for them long."""
         spent_ns = time.thread_time_ns() - started_ns
         if spent_ns > LONG_NS + pages * LONG_PAGE_NS and not self._is_in_pieces:
             self.go_to_pieces(next_row)
 
     def put(self, txn: Txn, key: bytes, value: bytes | memoryview, *, append: bool = True) -> None:
         """Store a column."""
-        size = self._piece_bytes if self._is_in_pieces else len(value)
-        put_pieces(txn, key, value, size, append=append)
+        if self._is_in_pieces:
+            put_pieces(txn, key, value, self._piece_bytes, append=append)
+        else:
+            txn.put(key, value, append=append)
 
     def put_record(self, txn: Txn, key: bytes, value: bytes, *, append: bool = True) -> None:
         """Store what a record's header and values are in."""

@@ -23,7 +23,7 @@ import pyarrow as pa
 from engine.errors import EngineError
 from engine.logring.columns import Kind, raw_columns, row_bytes
 from engine.logring.context import OWN_COLUMNS, LogContext, list_depth, numpy_type, without
-from engine.logring.header import HEADER, PACKED_BYTES, PackedRows, Record
+from engine.logring.header import HEADER, PackedRows, Record, packed_layout
 from engine.logring.repeats import RowPattern, TablePattern
 
 if TYPE_CHECKING:
@@ -45,7 +45,8 @@ class LogEncoder:
     """Turns answers into records; remembers the contexts it met. Any thread may call it.
 
     Attributes:
-        pattern: what the last one-row answer may have in common with the next ones.
+        row_pattern: what the last one-row answer may have in common with the next ones.
+        table_pattern: the same of the last table.
     """
 
     def __init__(
@@ -60,8 +61,8 @@ class LogEncoder:
         # a key has the ids of the identities: the entry keeps them alive, so that no other has them
         self._last: tuple[Any, ...] = (None, None)  # key, its context, and who has the ids
         self._known: dict[object, tuple[LogContext, object, object]] = {}
-        self.pattern: RowPattern | None = None
-        self._table: TablePattern | None = None
+        self.row_pattern: RowPattern | None = None
+        self.table_pattern: TablePattern | None = None
 
     def encode_all(
         self, results: Sequence[InferResult], largest_bytes: int, counters: Counters
@@ -102,13 +103,13 @@ class LogEncoder:
         Returns:
             Records in row order; none where the answer has no row.
         """
-        pattern = self.pattern
-        if pattern is not None and (items := pattern.items((result,))) is not None:
+        rows, pattern = result.frame.rows, self.row_pattern
+        if rows == 1 and pattern is not None and (items := pattern.items((result,))) is not None:
             time_ms = result.time_ms
             return [PackedRows(pattern.context, pattern.steps, 1, time_ms, time_ms, items)]
-        if not result.frame.rows:
+        if not rows:
             return []
-        table = self._table
+        table = self.table_pattern
         if table is not None and (columns := table.values(result)) is not None:
             return _split_raw(table.context, result, columns, max_bytes)
         raw = raw_columns(result)
@@ -128,10 +129,10 @@ class LogEncoder:
                     limit = self._max_column_bytes
                     kept = zip(kinds, values, strict=True)
                     values = [value for kind, value in kept if row_bytes(kind) <= limit]
-                elif result.frame.rows == 1 and result.frame.dense is None:
-                    self.pattern = RowPattern.of(result, context) or pattern
+                elif rows == 1 and result.frame.dense is None:
+                    self.row_pattern = RowPattern.of(result, context) or pattern
                 else:
-                    self._table = TablePattern.of(result, context) or table
+                    self.table_pattern = TablePattern.of(result, context) or table
                 return _split_raw(context, result, values, max_bytes)
         return self._encode_arrow(result, max_bytes)
 
@@ -216,8 +217,11 @@ def _split_raw(
     context: LogContext, result: InferResult, values: Sequence[bytes | memoryview], max_bytes: int
 ) -> list[Record | PackedRows]:
     rows = result.frame.rows
-    if rows == 1 and context.packed_bytes(len(result.elapsed_ns)) <= PACKED_BYTES:
-        return [PackedRows.of(context, result.time_ms, result.elapsed_ns, values)]
+    steps, time_ms = len(result.elapsed_ns), result.time_ms
+    layout = packed_layout(context, steps)
+    if rows <= layout.most_rows:
+        items = layout.items(rows, time_ms, result.elapsed_ns, values)
+        return [PackedRows(context, steps, rows, time_ms, time_ms, items)]
     whole = _record(context, rows, result, values)
     if whole.size <= max_bytes or rows == 1:
         return [whole]

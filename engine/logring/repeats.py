@@ -14,7 +14,7 @@ import math
 import struct
 from typing import TYPE_CHECKING
 
-from engine.logring.header import PACKED_BYTES
+from engine.logring.header import PACKED_BYTES, packed_layout
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +32,7 @@ class RowPattern:
     Attributes:
         context: of all of them.
         steps: how many steps' times each has.
+        row_bytes: of a row as ``PackedRows`` has it.
     """
 
     __slots__ = (
@@ -42,6 +43,7 @@ class RowPattern:
         "_pack",
         "_same_outputs",
         "context",
+        "row_bytes",
         "steps",
     )
 
@@ -61,6 +63,7 @@ class RowPattern:
         no_anomaly = "4x"
         layout = struct.Struct(f"<q{self.steps}Q{numbers}{arrays}{no_anomaly}")
         self._pack = layout.pack
+        self.row_bytes = layout.size
         self._most_rows = PACKED_BYTES // layout.size
 
     @classmethod
@@ -141,13 +144,26 @@ class TablePattern:
 
     Attributes:
         context: of all of them.
+        row_bytes: of a row as ``PackedRows`` has it.
     """
 
-    __slots__ = ("_inputs", "_like", "_no_anomaly", "_outputs", "context")
+    __slots__ = (
+        "_inputs",
+        "_layout",
+        "_like",
+        "_no_anomaly",
+        "_outputs",
+        "_steps",
+        "context",
+        "row_bytes",
+    )
 
     def __init__(self, result: InferResult, context: LogContext) -> None:
         """Take the pattern of an answer; ``of`` says for which ones there is one."""
         self.context = context
+        self._steps = len(result.elapsed_ns)
+        self._layout = packed_layout(context, self._steps)
+        self.row_bytes = self._layout.row_bytes
         self._like = result.model, result.pipeline, result.partition, result.frame.row_shapes
         self._no_anomaly = b""
         dense = result.frame.dense or {}
@@ -161,6 +177,21 @@ class TablePattern:
         """The pattern of an answer whose columns the context holds as they are, if it has one."""
         pattern = cls(result, context)
         return None if pattern.values(result) is None else pattern
+
+    def items(self, results: Sequence[InferResult]) -> bytes | None:
+        """The rows of answers to small tables like the one that this is of; as ``RowPattern``'s."""
+        parts: list[bytes] = []
+        layout, time_ms = self._layout, 0
+        for result in results:
+            rows, elapsed_ns = result.frame.rows, result.elapsed_ns
+            if not 0 < rows <= layout.most_rows or result.time_ms < time_ms:
+                return None
+            values = self.values(result)
+            if values is None or len(elapsed_ns) != self._steps:
+                return None
+            time_ms = result.time_ms
+            parts.append(layout.items(rows, time_ms, elapsed_ns, values))
+        return b"".join(parts)
 
     def values(self, result: InferResult) -> list[bytes | memoryview] | None:
         """An answer's columns like ``raw_columns``; None where the answer is another kind."""

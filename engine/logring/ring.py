@@ -95,39 +95,40 @@ class LogRing:
         Returns:
             How many rows were kept: they are committed. The others are counted by reason.
         """
-        started_ns = time.perf_counter_ns()
-        # nearly always, and in few steps: an engine that has slept runs them uncached
-        pattern = self._encoder.pattern
-        items = None if pattern is None else pattern.items(results)
-        if pattern is not None and items:
-            times_ms = results[0].time_ms, results[-1].time_ms
-            with self._lock:
-                writer = self._writer
-                if (
-                    writer is not None
-                    and self._counters.failing is None
-                    and not self._broken
-                    and writer.add(pattern.context, len(results), items, *times_ms)
-                ):
-                    self._dirty = True
-                    self._counters.committed(len(results), time.perf_counter_ns() - started_ns)
-                    return len(results)
-        return self._append_others(results, started_ns)
-
-    def _append_others(self, results: Sequence[InferResult], started_ns: int) -> int:
-        """Keep rows that are not the open pack's next ones."""
-        try:
-            records = self._encode(results)
-            if not records:
-                return 0
-            with self._lock:
-                kept = self._append(records)
-                if kept:
-                    self._counters.committed(kept, time.perf_counter_ns() - started_ns)
+        started_ns, first, encoder = time.perf_counter_ns(), results[0], self._encoder
+        pattern = encoder.row_pattern if first.frame.dense is None else encoder.table_pattern
+        try:  # nearly always, and in few steps: an engine that has slept runs them uncached
+            items = None if pattern is None else pattern.items(results)
+            if pattern is not None and items:
+                rows = len(items) // pattern.row_bytes
+                with self._lock:
+                    writer = self._writer
+                    if (
+                        writer is not None
+                        and self._counters.failing is None
+                        and not self._broken
+                        and writer.add(
+                            pattern.context, rows, items, first.time_ms, results[-1].time_ms
+                        )
+                    ):
+                        self._dirty = True
+                        self._counters.committed(rows, time.perf_counter_ns() - started_ns)
+                        return rows
+            return self._append_others(results, started_ns)
         except Exception as error:
             log.exception("answers could not be written for the inference log")  # a bug
             self._counters.not_kept(_rows_of(results), "no_record_form", error)
             return 0
+
+    def _append_others(self, results: Sequence[InferResult], started_ns: int) -> int:
+        """Keep rows that are not the open pack's next ones."""
+        records = self._encode(results)
+        if not records:
+            return 0
+        with self._lock:
+            kept = self._append(records)
+            if kept:
+                self._counters.committed(kept, time.perf_counter_ns() - started_ns)
         return kept
 
     def _encode(self, results: Sequence[InferResult]) -> Sequence[Record | PackedRows]:
@@ -136,7 +137,7 @@ class LogRing:
         if writer is None:
             self._counters.not_kept(_rows_of(results), self._closed or _CLOSED)
             return []
-        return self._encoder.encode_all(results, writer.largest_record_bytes, self._counters)
+        return self._encoder.encode_all(results, writer.store.largest_record_bytes, self._counters)
 
     def _append(self, records: Sequence[Record | PackedRows]) -> int:
         writer, rows = self._writer, sum([record.rows for record in records])

@@ -37,6 +37,7 @@ __all__ = [
 
 log = logging.getLogger("sagitta")
 
+_RECORD_SHARE = 16  # no record takes more than this part of the map
 _BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -55,7 +56,7 @@ class Store:
         floor_row: no new row may have a smaller number, whatever the file holds.
         owner: descriptor that holds the lock on the folder.
         synced: the state that a power cut leaves.
-        pack: the newest rows that came one by one; some or all of them are not in ``env`` yet.
+        pack: the newest rows of small answers; some or all of them are not in ``env`` yet.
         written_pages: pages that rows have taken since ``begin_sync``.
         disorder_ms: the largest step back that the clock has made between two rows.
         reads: every read transaction is inside it while it lasts, so that a writer without room can
@@ -85,6 +86,11 @@ class Store:
     def data_path(self) -> pathlib.Path:
         """The file that holds the rows."""
         return self.directory / "data.mdb"
+
+    @property
+    def largest_record_bytes(self) -> int:
+        """A record with more bytes is not kept."""
+        return self.map_bytes // _RECORD_SHARE
 
     @property
     def failure_pages(self) -> int:

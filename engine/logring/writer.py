@@ -3,8 +3,8 @@
 Rules that hold here:
 - Called under the ring's lock; the thread that begins a transaction commits it.
 - What a transaction did counts only once it is committed: fields change after that.
-- Rows that came one by one go to the open pack, which becomes a value in the transaction that
-  writes what comes behind it, or once it is full.
+- Rows of small answers go to the open pack, which becomes a value in the transaction that writes
+  what comes behind it, or once it is full.
 - Where the map has room, but not side by side, values are written in pieces (``pieces``).
 - Live pages stay at half of the map: LMDB copies pages before it changes them, freed ones come
   back two commits later, and a map with less room to spare can be full even for a delete.
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RowWriter"]
 
-_RECORD_SHARE = 16  # no record takes more than this part of the map
 _PORTION_SHARE = 8  # no transaction writes more than this part of the map
 _MAP_FULL_TRIES = 6
 _AHEAD_PAGES = 64  # evict a little ahead, so that most appends need not evict at all
@@ -76,16 +75,11 @@ class RowWriter:
             self._newest_ms = 0
             counters.live_pages = pages(txn) + self._contexts.pages
 
-    @property
-    def largest_record_bytes(self) -> int:
-        """A record with more bytes is not kept."""
-        return self.store.map_bytes // _RECORD_SHARE
-
     def append(self, records: Sequence[Record | PackedRows]) -> None:
         """Append records, oldest rows out where room is needed; ``next_row`` says how far it came.
 
         Args:
-            records: none larger than ``largest_record_bytes``.
+            records: none larger than the store's ``largest_record_bytes``.
 
         Raises:
             lmdb.MapFullError: there is no room even after evicting a few times.
@@ -151,6 +145,8 @@ class RowWriter:
         What a transaction evicts is free two transactions later, so what it writes has to find
         room beside the live pages and those that the one before it gave up.
         """
+        if not records:
+            return
         portion: list[Record | PackedRows] = []
         most = min(self._portion_pages, self._values.most_pages)
         for record in records:
@@ -193,12 +189,14 @@ class RowWriter:
     def _commit(self, records: Sequence[Record | PackedRows], context: LogContext | None) -> int:
         """Write the open pack and records behind it; the number of a context for a new pack."""
         need = self._pages(records)
+        started_ns = self._values.begin(self.first_row)
         try:
-            with self._values.watched(need, self.first_row, self.next_row):
-                return self._write(records, context, need)
+            number = self._write(records, context, need)
         except BaseException:
             self._contexts.roll_back()
             raise
+        self._values.end(started_ns, need, self.next_row)
+        return number
 
     def _write(
         self, records: Sequence[Record | PackedRows], context: LogContext | None, need: int
@@ -238,8 +236,9 @@ class RowWriter:
                 context = record.context
                 number = self._contexts.number(txn, contexts, context, stop)
             key = row_key(row)
-            self._values.put_record(txn, key, record.value(number))
-            for ending, column in record.large():
+            value, large = record.values(number)
+            self._values.put_record(txn, key, value)
+            for ending, column in large:
                 self._values.put(txn, key + ending, column)
             row += record.rows
 

@@ -5,10 +5,11 @@ import shutil
 
 import numpy as np
 import pytest
-from support.answers import answer, numbered, numbers
+from support.answers import TIME_MS, answer, numbered, numbers
 
 from engine.codecs.record_batch import record_batch
 from engine.logring import LogRing, PageQuery, open_to_read, read_batches, read_page
+from engine.values import Output
 
 LIMIT_BYTES = 1 << 20
 PACK = "newest.rows"
@@ -72,6 +73,49 @@ def test_a_kill_loses_no_row_and_doubles_none(ring, folder, synced_after):
             ring.maintain()
         assert everything(ring) == list(range(row + 1))
     assert reopened(killed(folder)) == list(range(10))
+
+
+def stored(ring):
+    """Values that the tree has, of rows and of their columns."""
+    return ring._writer.store.env.stat()["entries"] - 3  # the named databases
+
+
+def test_small_tables_are_packed_with_rows_and_with_each_other(ring, folder):
+    first = 0
+    for turn, rows in enumerate((1, 3, 100, 1, 1, 40, 2)):
+        table = numbered(first, rows, width=20, time_ms=TIME_MS + turn)
+        assert ring.append([table]) == rows
+        first += rows
+
+    assert stored(ring) == 0
+    assert everything(ring) == list(range(first))
+    some = ring.page(PageQuery(time_range_ms=(TIME_MS + 2, TIME_MS + 3))).batch
+    assert numbers(some) == list(range(4, 105))
+    newest = ring.page(PageQuery(page_rows=60, descending=True)).batch
+    assert numbers(newest) == list(range(first - 1, first - 61, -1))
+    assert reopened(killed(folder)) == list(range(first))
+
+
+@pytest.mark.parametrize(
+    ("rows", "width", "is_packed"),
+    [(170, 20, True), (171, 20, False), (2, 5, True), (2, 4, False), (1, 1, True)],
+    ids=["most bytes", "more bytes", "as wide as its times twice", "narrower", "a row"],
+)
+def test_tables_that_would_take_much_more_room_packed_are_not(ring, rows, width, is_packed):
+    table = numbered(0, rows, width=width)
+    assert ring.append([table]) == rows
+
+    assert stored(ring) == (not is_packed)
+    assert ring.page(PageQuery()).batch.to_pylist() == record_batch(table).to_pylist()
+
+
+def test_an_empty_column_takes_no_room_in_a_pack(ring):
+    empty = Output("empty", np.empty((7, 0), np.float32), per_row=True)
+    table = numbered(0, 7, width=9, outputs=(empty,))
+    assert ring.append([table]) == 7
+
+    assert stored(ring) == 0
+    assert ring.page(PageQuery()).batch.to_pylist() == record_batch(table).to_pylist()
 
 
 def test_rows_that_are_committed_are_not_written_to(ring, folder):

@@ -85,7 +85,7 @@ def test_small_records_keep_no_large_ones_out(opened, limit_mib):
 @pytest.mark.parametrize(
     ("make", "rows", "pieces"),
     [
-        (lambda first: numbered(first, 100, width=20), 100, 4),
+        (lambda first: numbered(first, 250, width=20), 250, 10),
         (lambda first: numbered(first, 2_000, width=20), 2_000, 80),  # columns of their own
         (lambda first: numbered(first, 1, width=30_000), 1, 59),
         (lambda first: texts(first, 7), 7, 30),
@@ -130,14 +130,14 @@ def test_rows_that_came_one_by_one(opened):
 def test_a_piece_that_is_lost_hides_its_own_record_alone(opened):
     ring = opened()
     for turn in range(3):
-        ring.append([numbered(turn * 100, 100, width=20)])
+        ring.append([numbered(turn * 250, 250, width=20)])
     with ring._writer.store.env.begin(write=True) as txn:
         cursor = txn.cursor()
-        assert cursor.set_key(row_key(100))
+        assert cursor.set_key(row_key(250))
         assert cursor.next()
         assert cursor.delete()
 
-    assert everything(ring) == [*range(100), *range(200, 300)]
+    assert everything(ring) == [*range(250), *range(500, 750)]
 
 
 def test_a_pack_that_has_lost_a_piece_hides_no_row_of_a_time_range(opened):

@@ -11,7 +11,7 @@ from engine.codecs.record_batch import record_batch
 from engine.logring import LogRing, PageQuery
 from engine.logring.columns import raw_columns
 from engine.logring.decode import copy_piece, read_columns, to_batch
-from engine.logring.header import read_header
+from engine.logring.header import PackedRows, read_header
 from engine.logring.record import LogEncoder
 from engine.logring.repeats import TablePattern
 from engine.values import CheckResult, ModelIdentity, Output, RowModels, Shadow
@@ -134,14 +134,16 @@ def test_a_large_answer_is_split_and_reads_back_whole(name):
     result = CASES[name]
     records = LogEncoder(record_batch).encode(result, 1)
 
-    assert [record.rows for record in records] == [1] * result.frame.rows
+    if not isinstance(records[0], PackedRows):  # those are few bytes
+        assert [record.rows for record in records] == [1] * result.frame.rows
     pieces = []
     for record in records:
-        assert not record.large()
-        value, context = memoryview(record.value(0)), record.context
+        value, large = record.values(0)
+        assert not large
+        value, context = memoryview(value), record.context
         header = read_header(value)
         columns = read_columns(None, b"", value, header, context)
-        pieces.append(copy_piece(value, header, context, columns, slice(0, 1)))
+        pieces.append(copy_piece(value, header, context, columns, slice(0, record.rows)))
     assert str(to_batch(pieces).to_pylist()) == str(record_batch(result).to_pylist())
 
 
