@@ -19,6 +19,10 @@ __all__ = ["Counters", "RingStats", "snapshot"]
 
 log = logging.getLogger("sagitta")
 
+_OF_THE_ROWS = {  # reasons that lie in the rows, not in the log
+    "too_large": "a row takes more than LOCAL_INFERENCE_STORAGE leaves for one",
+    "no_record_form": "an output has not one value for each row",
+}
 LATENCY_BUCKETS = 40  # bucket n counts commits that took less than 2**n ns
 
 
@@ -28,7 +32,7 @@ class RingStats:
 
     Attributes:
         closed: why the ring is closed, in one word; None while it is open.
-        failing: why the last rows were not kept, in one word; None while rows are kept.
+        failing: why the log kept nothing of late, in one word; None while it keeps rows.
         rows_kept: rows committed since start.
         rows_evicted: rows that left to make room.
         rows_evicted_before_upload: of those, rows that no uploader had sent yet.
@@ -77,14 +81,23 @@ class Counters:
     commit_ns: int = 0
     commit_buckets: list[int] = dataclasses.field(default_factory=lambda: [0] * LATENCY_BUCKETS)
     syncs: int = 0
-    failing: str | None = None  # why the last append kept nothing
+    failing: str | None = None  # why the log kept nothing of late
 
     def not_kept(self, rows: int, reason: str, error: Exception | None = None) -> None:
-        """Count rows that could not be kept; the first ones of a kind are told."""
-        self.rows_not_kept[reason] += rows
-        if self.failing != reason:
+        """Count rows that could not be kept; the first ones of a kind are told.
+
+        Rows that no log of this size, or no log at all, has a form for say nothing about the next
+        ones: the log keeps on, and they are told once.
+        """
+        is_told = self.failing == reason
+        if reason in _OF_THE_ROWS:
+            is_told = self.rows_not_kept[reason] > 0
+        else:
             self.failing = reason
-            log.error("rows are missing from the inference log (%s): %s", reason, error or "")
+        self.rows_not_kept[reason] += rows
+        if not is_told:
+            text = error or _OF_THE_ROWS.get(reason, "it is closed")
+            log.error("rows are missing from the inference log (%s): %s", reason, text)
 
     def kept_again(self) -> None:
         """Rows are kept, whether or not the ones before them were."""

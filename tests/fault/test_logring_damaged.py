@@ -195,13 +195,14 @@ def test_another_limit_is_honoured_at_the_next_start(folder, limit, use):
     assert use(folder, limit) == stop + 50_000
 
 
-def test_a_folder_that_cannot_be_made_is_counted_and_tried_again(tmp_path):
+def test_a_folder_that_cannot_be_made_is_counted_and_tried_again(tmp_path, caplog):
     (tmp_path / "log").write_text("a file where the folder should be")
     ring = LogRing(tmp_path / "log", LIMIT_BYTES, record_batch)
 
     assert ring.append([numbered(0, 2)]) == 0
     assert ring.stats().rows_not_kept == {"disk": 2}
     assert ring.stats().closed == "disk"
+    assert caplog.messages[-1] == "rows are missing from the inference log (disk): it is closed"
 
     (tmp_path / "log").unlink()
     ring.maintain()

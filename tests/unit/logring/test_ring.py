@@ -66,6 +66,23 @@ def test_a_row_that_is_larger_than_a_record_may_be_is_counted(folder):
     ring.close()
 
 
+def test_rows_that_are_too_large_are_told_once_and_leave_the_log_well(folder, caplog):
+    """Others between them are kept as ever: nothing has failed, and nothing is mended."""
+    ring = LogRing(folder, 1 << 20, record_batch)
+
+    for row in range(3):
+        assert ring.append([numbered(row, 1, width=20_000)]) == 0
+        assert ring.stats().failing is None
+        assert ring.append([numbered(row, 1)]) == 1
+
+    assert ring.stats().rows_not_kept == {"too_large": 3}
+    assert [record.getMessage() for record in caplog.records if record.levelname != "INFO"] == [
+        "rows are missing from the inference log (too_large): "
+        "a row takes more than LOCAL_INFERENCE_STORAGE leaves for one"
+    ]
+    ring.close()
+
+
 @pytest.mark.parametrize(
     ("limit_mib", "rows", "width"),
     [(1, 10_000, 29), (8, 1_000, 1_000), (4, 64, 12_288), (24, 3, 99_000)],
