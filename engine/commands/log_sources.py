@@ -52,16 +52,18 @@ def open_folder(folder: Path) -> Iterator[LogSource]:
     Raises:
         StartupError: there is none, it is damaged, or an engine has it.
     """
-    directory = folder if (folder / "data.mdb").is_file() else folder / "log"
     try:
+        if not folder.exists():
+            raise StartupError(
+                f"{folder}: no such folder, and the URL of an engine begins with http://"
+            )
+        directory = folder if (folder / "data.mdb").is_file() else folder / "log"
         store = open_to_read(directory)
+    except OSError as error:
+        raise StartupError(f"{error.filename}: {error.strerror}") from error
     except StoreUnavailableError as error:
-        advice = ""
-        if error.reason == "in_use":
-            advice = ": read it from the engine instead, sagitta logs http://HOST:PORT"
-        elif not folder.exists():
-            advice = ": there is no such folder, and the URL of an engine begins with http://"
-        raise StartupError(f"{error}{advice}") from error
+        advice = ": read it from the engine instead, sagitta logs http://HOST:PORT"
+        raise StartupError(f"{error}{advice if error.reason == 'in_use' else ''}") from error
 
     class Folder:
         def page(self, query: PageQuery) -> LogPage:

@@ -77,13 +77,13 @@ def open_store(directory: pathlib.Path, limit_bytes: int) -> Store:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         owner = own_folder(directory)
     except OSError as error:
-        raise StoreUnavailableError("disk", f"{directory}: {error.strerror}") from error
+        raise _refusal(directory, error) from error
     try:
         return _open_owned(directory, limit_bytes, owner)
     except BaseException as error:
         os.close(owner)
         if isinstance(error, OSError | lmdb.Error):
-            raise StoreUnavailableError("disk", f"{directory}: {error}") from error
+            raise _refusal(directory, error) from error
         raise
 
 
@@ -100,12 +100,12 @@ def open_to_read(directory: pathlib.Path) -> Store:
         StoreUnavailableError: there is none, an engine has it, or it is damaged.
     """
     data = directory / "data.mdb"
-    if not data.is_file():
-        raise StoreUnavailableError("disk", f"{directory} holds no inference log")
     try:
+        if not (data.is_file() and data.stat().st_size):
+            raise StoreUnavailableError("disk", f"{directory} holds no inference log")
         owner = own_folder(directory, os.O_RDONLY)
     except OSError as error:
-        raise StoreUnavailableError("disk", f"{directory}: {error}") from error
+        raise _refusal(directory, error) from error
     try:
         damage = find_damage(data, read_state(directory)[1])
         if damage is not None:
@@ -120,8 +120,18 @@ def open_to_read(directory: pathlib.Path) -> Store:
     except BaseException as error:
         os.close(owner)
         if isinstance(error, OSError | lmdb.Error | ValueError):
-            raise StoreUnavailableError("disk", f"{directory}: {error}") from error
+            raise _refusal(directory, error) from error
         raise
+
+
+def _refusal(directory: pathlib.Path, error: Exception) -> StoreUnavailableError:
+    """What the disk or LMDB said, with the folder's name once."""
+    text = str(error)
+    if isinstance(error, OSError):
+        text = f"{error.filename or directory}: {error.strerror}"
+    elif str(directory) not in text:
+        text = f"{directory}: {text}"
+    return StoreUnavailableError("disk", text)
 
 
 def _open_owned(directory: pathlib.Path, limit_bytes: int, owner: int) -> Store:

@@ -3,6 +3,7 @@
 import datetime
 import os
 import pty
+import shutil
 import signal
 import socket
 import subprocess
@@ -345,6 +346,23 @@ def test_the_folder_of_a_stopped_engine(own_engine, folder):
     assert orjson.loads(logs(folder / "log", "-f", "json", "-n", "2")[0]) == rows[:2]
 
 
+def test_reading_a_folder_changes_nothing_in_it(own_engine, folder, tmp_path):
+    """An engine that died over its first file leaves an empty one; a copy may lack others."""
+    own_engine.stop()
+    for name in ("empty", "alone"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "empty" / "data.mdb").touch()
+    shutil.copy(folder / "log" / "data.mdb", tmp_path / "alone")
+
+    empty = logs(tmp_path / "empty", code=3)[1]
+    alone = logs(tmp_path / "alone", code=3)[1]
+
+    assert empty == f"sagitta: {tmp_path}/empty holds no inference log\n"
+    assert alone == f"sagitta: {tmp_path}/alone/owner.lock: No such file or directory\n"
+    assert [path.name for path in (tmp_path / "empty").iterdir()] == ["data.mdb"]
+    assert [path.name for path in (tmp_path / "alone").iterdir()] == ["data.mdb"]
+
+
 def test_anomalies_only(engine_process, tmp_path):
     pipeline = tmp_path / "checked"
     models.write_pipeline(pipeline, models.linear())
@@ -371,7 +389,9 @@ def test_anomalies_only(engine_process, tmp_path):
     ("arguments", "code", "words"),
     [
         (["http://127.0.0.1:1"], 3, "cannot be read"),
-        (["/nowhere"], 3, "holds no inference log"),
+        (["/nowhere"], 3, "/nowhere: no such folder"),
+        (["/usr"], 3, "/usr/log holds no inference log"),
+        (["n" * 300], 3, "File name too long"),
         (["-f", "parquet"], 2, "--output"),
         (["ftp://host"], 2, "http://host:8080"),
         (["http://host:abc"], 2, "http://host:8080"),
