@@ -109,10 +109,8 @@ class ExchangeCall:
                 raise _stopping()
             if self._is_token_asked:
                 self._admitted.check()
-            pieces = self._stream.answer_at_once(message)
-            if pieces is None:
+            if not self._stream.answer_at_once(message, self._call.send):
                 return False
-            self._call.send(*pieces)
             if self._held_bytes:  # it was placed
                 self._stream.incoming.skip(message)
                 self._let_go(message)

@@ -9,9 +9,10 @@ anything.
 
 Rules that hold here:
 - Whatever is not exactly that, or cannot be answered at once, is left to the usual way, before
-  anything was done for it: None, never an error.
+  anything was done for it; nothing is an error here.
 - Nothing is known but of messages that the usual way has read, checked and answered.
 - Everything runs on the event loop, which is the one thread that uses ``bound_rows``.
+- What the client need not wait for is done once its answer is on its way.
 - With the log on an answer leaves after its rows are committed. The log gets what it would get the
   usual way: the numbers as they lie in the message, which nobody writes to meanwhile.
 """
@@ -147,20 +148,24 @@ class ShortWay:
         layout = _Layout(before, batch.num_rows, begin + offset)
         self._layouts[size_bytes] = layout
 
-    def answer(self, message: bytes | memoryview) -> tuple[bytes | memoryview, ...] | None:
+    def answer(self, message: bytes | memoryview, send: Callable[..., None]) -> bool:
         """Answer a message here and now.
 
+        Args:
+            message: what came.
+            send: sends the pieces of a message.
+
         Returns:
-            What goes out; None where the message is to go the usual way.
+            Whether it was answered; False where it is to go the usual way.
         """
         started_ns = time.monotonic_ns()
         layout = self._layouts.get(len(message))
         if layout is None or bytes(message[: len(layout.before)]) != layout.before:
-            return None
+            return False
         rows = layout.rows
         end = self._begin(rows)
         if end is None:
-            return None
+            return False
         try:
             tensor: Any = np.ndarray((rows, *self._row_shape), self._dtype, message, layout.start)
             bound = self._pipeline.bound_rows(rows)
@@ -185,10 +190,12 @@ class ShortWay:
                 self._rest()
         if pieces is None:
             self._forget(len(message))
-            return None
+            return False
+        latency_ns = time.monotonic_ns() - started_ns
+        send(*pieces)
         self._cost.learn(rows, run_ns)
-        self._metrics.record(rows, time.monotonic_ns() - started_ns, 0, run_ns)
-        return pieces
+        self._metrics.record(rows, latency_ns, 0, run_ns)
+        return True
 
     def _keep(
         self, log: LogRing, tensor: Array, outputs: tuple[Output, ...], elapsed_ns: tuple[int, int]

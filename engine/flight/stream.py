@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from engine.flight.descriptors import Wanted
     from engine.flight.incoming import OpenBatch
-    from engine.flight.messages import Piece
     from engine.flight.reply import Reply
     from engine.flight.request import BatchRequest
     from engine.flight.service import FlightService
@@ -107,12 +106,12 @@ class Stream:
             self._find_short_way()
         return pipeline
 
-    def answer_at_once(self, message: bytes | memoryview) -> tuple[Piece, ...] | None:
-        """Answer a message the shortest way; None where it is to go the usual one."""
+    def answer_at_once(self, message: bytes | memoryview, send: Callable[..., None]) -> bool:
+        """Answer a message the shortest way, by ``send``; False where it is to go the usual one."""
         way = self._short_way
         if way is None or self._service.plane.current is not self._pipeline:
-            return None
-        return way.answer(message)
+            return False
+        return way.answer(message, send)
 
     def prepare(self, request: BatchRequest, opened: OpenBatch) -> None:
         """Read a request's batch now.

@@ -62,12 +62,18 @@ class Stream:
         self.pipeline = pipeline_of(self.model, run_ns)
         reply = SimpleNamespace(pieces=lambda *_, **__: pieces)
         turn = Turn(lambda _: None, SimpleNamespace(try_acquire=lambda: True, release=self.end))
-        service = SimpleNamespace(turn=turn, metrics=Metrics(), plane=SimpleNamespace(log=log))
+        self.metrics = Metrics()
+        service = SimpleNamespace(turn=turn, metrics=self.metrics, plane=SimpleNamespace(log=log))
         self.way = None
         if ShortWay.is_open_to(schema, self.pipeline):
             self.way = ShortWay(schema, self.pipeline, reply, service, rest=self.rest)
         self.incoming = Incoming(IpcLimits())
         self.incoming.read_schema(wire_messages([pa.RecordBatch.from_pylist([], schema)])[0])
+
+    @property
+    def answered_rows(self):
+        self.metrics.sort_samples()
+        return self.metrics.request_rows.total
 
     def end(self):
         self.slots += 1
@@ -81,11 +87,13 @@ class Stream:
         self.way.learn(len(message), opened, self.incoming.read_batch(opened))
 
     def take(self, message):
-        """Answer a message the short way, else learn from it."""
-        answer = self.way.answer(message)
-        if answer is None:
-            self.learn(message)
-        return answer
+        """Answer a message the short way, which is what is sent, else learn from it."""
+        sent = []
+        if self.way.answer(message, lambda *pieces: sent.append(pieces)):
+            return sent.pop()
+        assert not sent
+        self.learn(message)
+        return None
 
 
 def test_what_was_learnt_is_answered():
@@ -96,6 +104,16 @@ def test_what_was_learnt_is_answered():
     assert tensor.tolist() == [[0, 1], [2, 3], [4, 5]]
     assert rows == 3
     assert stream.rests == 0
+
+
+def test_an_answer_is_counted_once_it_has_left():
+    stream, message = Stream(), wire_messages([batch_of(3)])[1]
+    stream.take(message)
+    counted = []
+
+    assert stream.way.answer(message, lambda *_: counted.append(stream.answered_rows))
+
+    assert (counted, stream.answered_rows) == ([0], 3)
 
 
 @pytest.mark.parametrize("shift", range(4))
@@ -226,7 +244,7 @@ def test_the_log_keeps_what_it_keeps_of_the_usual_way(tmp_path, name, is_first):
     before = 0 if is_first else log.append([usual])
     stream.learn(message)
 
-    answers = [stream.way.answer(message) for _ in range(2)]
+    answers = [stream.take(message) for _ in range(2)]
 
     assert answers == [PIECES] * 2
     wanted = log.append([usual])
