@@ -31,6 +31,7 @@ __all__ = ["FileSink", "JsonSink", "Sink", "TableSink"]
 
 WAITING_BATCHES = 4  # of about 1 MB that are read and not written yet
 GATHERED_BYTES = 1 << 20  # of a file, before they become a record batch or a row group of it
+TEXT_ROWS = 1 << 12  # made into text at one time: it is many times as large as a batch
 OPEN_FILES = 64  # at one time
 
 
@@ -125,11 +126,14 @@ class JsonSink:
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Write some rows."""
-        if self._lines:
-            self._file.write(write_batch_lines(batch))
-        else:
-            self._file.write((b"," if self._rows else b"[") + write_batch_records(batch)[1:-1])
-        self._rows += batch.num_rows
+        for start in range(0, batch.num_rows, TEXT_ROWS):
+            rows = batch.slice(start, TEXT_ROWS)
+            if self._lines:
+                self._file.write(write_batch_lines(rows))
+            else:
+                self._file.write(b"," if self._rows else b"[")
+                self._file.write(memoryview(write_batch_records(rows))[1:-1])
+            self._rows += rows.num_rows
         if self._target is None:
             self._file.flush()
 

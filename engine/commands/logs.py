@@ -27,7 +27,7 @@ __all__ = ["run"]
 
 FORMATS = ("table", "json", "jsonl", "arrow", "parquet")
 TABLE_ROWS = 20
-SEARCH_ROWS = 1000  # of a page, where only some of its rows are wanted
+SEARCH_ROWS = 10_000  # of a page, where only some of its rows are wanted
 FOLLOW_S = 1.0
 FOREVER_MS = 253_402_300_799_999  # the last moment of the year 9999
 UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86_400}

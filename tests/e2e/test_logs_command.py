@@ -182,6 +182,19 @@ def test_many_pages_are_one_file(large_engine, tmp_path, form):
     assert table.schema.metadata is None
 
 
+@pytest.mark.parametrize("form", ["json", "jsonl"])
+def test_many_rows_are_whole_text(large_engine, form):
+    """More than are made into text at one time."""
+    requests = [[{"x": [float(row), 1.5, 2.5, 3.5]} for row in range(rows)] for rows in (9_000, 1)]
+    for request in requests:
+        assert large_engine.post("/infer", request).status == 200
+
+    output, _ = logs(large_engine.base_url, "-f", form)
+
+    found = orjson.loads(output) if form == "json" else list(map(orjson.loads, output.splitlines()))
+    assert [row["in"] for row in found] == requests[0] + requests[1]
+
+
 def test_requests_of_two_kinds_are_two_files(own_engine, tmp_path):
     """Whichever of them came in between; each file has row groups that are worth one."""
     for _ in range(5):
