@@ -146,7 +146,8 @@ def _teller(served: str) -> Callable[[Request, Exception], Awaitable[Response]]:
     async def tell(request: Request, error: Exception) -> Response:
         status = error.status_code if isinstance(error, HTTPException) else 500
         headers = error.headers if isinstance(error, HTTPException) else None
-        text = f"{request.method} is not allowed on {request.url.path[:200]}"
+        allowed = (headers or {}).get("Allow", "")
+        text = f"{request.method} is not allowed on {request.url.path[:200]}: use {allowed}"
         if status == 404:
             text = f"nothing is served at {request.url.path[:200]}: there are {served}"
         return Response(
