@@ -58,7 +58,7 @@ def fill(ring, rows):
 
 
 @pytest.mark.benchmark(group="log append")
-@pytest.mark.parametrize("rows", [1, 1_000, 10_000])
+@pytest.mark.parametrize("rows", [1, 100, 1_000, 10_000])
 def test_append_to_a_full_ring(benchmark, ring, rows):
     """One answer in one commit: JSON for a single row, Arrow for more."""
     fill(ring, rows)
