@@ -31,6 +31,11 @@ def resolve_persist_dir(
             configured.mkdir(mode=0o700, parents=True, exist_ok=True)
         except OSError as error:
             raise ConfigError(f"PERSIST_DIR='{configured}': {error.strerror}") from error
+        if os.statvfs(configured).f_flag & os.ST_RDONLY:
+            raise ConfigError(
+                f"PERSIST_DIR='{configured}': its file system is mounted read-only; "
+                "mount the volume for writing (without :ro)"
+            )
         if not _is_writable(configured):
             raise ConfigError(
                 f"PERSIST_DIR='{configured}': not writable by user {os.getuid()}; "

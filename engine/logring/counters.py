@@ -83,7 +83,7 @@ class Counters:
     syncs: int = 0
     failing: str | None = None  # why the log kept nothing of late
 
-    def not_kept(self, rows: int, reason: str, error: Exception | None = None) -> None:
+    def not_kept(self, rows: int, reason: str, error: object = None) -> None:
         """Count rows that could not be kept; the first ones of a kind are told.
 
         Rows that no log of this size, or no log at all, has a form for say nothing about the next

@@ -19,6 +19,7 @@ import struct
 import time
 from typing import TYPE_CHECKING
 
+import lmdb
 import lmdb.verify
 
 from engine.logring.store import file_stamp
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "StoreUnavailableError",
+    "disk_text",
     "find_damage",
     "own_folder",
     "read_state",
@@ -37,6 +39,7 @@ __all__ = [
 log = logging.getLogger("sagitta")
 
 _LONG_S = 2.0
+_SPARE_BYTES = 4 << 20  # where fewer are free, a disk that takes no more is full
 SET_ASIDE_SHARE = 8  # a damaged file keeps at most this fraction of the limit
 _DAMAGE = (  # what a hostile file makes the verifier raise, besides what it reports
     lmdb.verify.VerifyError,
@@ -59,6 +62,15 @@ class StoreUnavailableError(Exception):
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
         self.reason = reason
+
+
+def disk_text(error: lmdb.Error, directory: pathlib.Path) -> str:
+    """Why LMDB could not write: it says of a full disk that reading or writing has failed."""
+    disk = os.statvfs(directory)
+    free_bytes = disk.f_bavail * disk.f_frsize
+    if not isinstance(error, lmdb.DiskError) or free_bytes >= _SPARE_BYTES:
+        return str(error)
+    return f"no space left on the disk of {directory}, {free_bytes} bytes are free: make room there"
 
 
 def own_folder(directory: pathlib.Path, flags: int = os.O_RDWR | os.O_CREAT) -> int:
@@ -93,8 +105,9 @@ def find_damage(data: pathlib.Path, closed: object) -> str | None:
     if data.stat().st_size == 0:
         data.unlink()
         return None
-    text = "The inference log was not closed by its engine: checking %s, %d MiB"
-    log.info(text, data, data.stat().st_size >> 20)
+    if size_mib := data.stat().st_size >> 20:
+        text = "The inference log was not closed by its engine: checking %s, %d MiB"
+        log.info(text, data, size_mib)
     started_s = time.monotonic()
     try:
         problems = lmdb.verify.verify(str(data.parent))  # type: ignore[no-untyped-call]

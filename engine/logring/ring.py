@@ -24,7 +24,7 @@ import pyarrow as pa
 from engine.errors import NotReadyError
 from engine.logring.counters import Counters, RingStats, snapshot
 from engine.logring.failures import FAILURE_SCHEMA, Failure, FailureLog, read_failures
-from engine.logring.files import StoreUnavailableError
+from engine.logring.files import StoreUnavailableError, disk_text
 from engine.logring.gate import Gate
 from engine.logring.header import PackedRows, Record
 from engine.logring.opening import open_store
@@ -147,12 +147,12 @@ class LogRing:
         first = writer.next_row
         try:
             writer.append(records)
-        except lmdb.MapFullError as error:
-            self._counters.not_kept(rows - writer.next_row + first, "map_full", error)
         except lmdb.Error as error:
             # a full disk may take the next commit; after anything else the file is opened anew
-            self._broken = not isinstance(error, lmdb.DiskError)
-            self._counters.not_kept(rows - writer.next_row + first, "disk", error)
+            self._broken = not isinstance(error, lmdb.DiskError | lmdb.MapFullError)
+            reason = "map_full" if isinstance(error, lmdb.MapFullError) else "disk"
+            text = disk_text(error, self._directory)
+            self._counters.not_kept(rows - writer.next_row + first, reason, text)
         else:
             self._counters.kept_again()
         kept = writer.next_row - first

@@ -9,6 +9,8 @@ import pytest
 from support.answers import numbered, numbers
 
 from engine.codecs.record_batch import record_batch
+from engine.config.persist import resolve_persist_dir
+from engine.errors import ConfigError
 from engine.logring import LogRing, PageQuery
 
 pytestmark = pytest.mark.fault
@@ -67,7 +69,7 @@ def test_reserved_space_is_not_taken_by_others(disk):
     ring.close()
 
 
-def test_a_full_disk_is_counted_and_keeping_resumes(disk):
+def test_a_full_disk_is_counted_and_keeping_resumes(disk, caplog):
     ring = LogRing(disk / "log", 16 << 20, record_batch)  # more than there is: cannot be reserved
     append_until(ring, 0, wanted=True)
     fill(disk)
@@ -78,6 +80,8 @@ def test_a_full_disk_is_counted_and_keeping_resumes(disk):
     stats = ring.stats()
     assert stats.rows_not_kept == {"disk": 505}
     assert stats.failing == "disk"
+    (told,) = [record.getMessage() for record in caplog.records if record.levelname == "ERROR"]
+    assert f"no space left on the disk of {disk / 'log'}, 0 bytes are free" in told
     ring.maintain()
     assert everything(ring) == list(range(first - 5))
 
@@ -184,3 +188,10 @@ def test_readers_and_writers_at_once(tmp_path):
     assert sum(pages) > 0
     assert ring.stats().rows_not_kept == {}
     ring.close()
+
+
+def test_a_read_only_volume_is_called_so_at_start(disk):
+    mount(disk, "-o", "remount,ro")
+
+    with pytest.raises(ConfigError, match="mounted read-only"):
+        resolve_persist_dir(disk)
