@@ -37,7 +37,7 @@ __all__ = [
 HEADER = struct.Struct("<HHIIq")  # form, steps, context number, rows, time in ms
 SEPARATE_BYTES = 1 << 16  # a raw column with as many is a value of its own
 PACKED_BYTES = 1 << 15  # rows with more, one or all that came at once, are not packed with others
-_KNOWN_LAYOUTS = 64
+_KNOWN_LAYOUTS = 256  # as many as an encoder knows contexts
 _PACKED_SHARE = 2  # nor are rows of a table whose values take less than so many times their times
 # forms: the columns' values one after the other; an Arrow IPC message; rows of small answers, each
 # its time in ms, its steps' times and its values

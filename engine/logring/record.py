@@ -78,10 +78,11 @@ class LogEncoder:
             Records in the order of the answers.
         """
         max_bytes = min(_RECORD_BYTES, largest_bytes) - _SLACK_BYTES
+        rows_at_once = sum([result.frame.rows for result in results])
         records: list[Record | PackedRows] = []
         for result in results:
             try:
-                of_one = self.encode(result, max_bytes)
+                of_one = self.encode(result, max_bytes, rows_at_once)
             except (EngineError, ValueError, TypeError, OverflowError) as error:
                 # an answer that has no form as records, e.g. an output that is not one value a row
                 counters.not_kept(result.frame.rows, "no_record_form", error)
@@ -93,12 +94,15 @@ class LogEncoder:
             records += of_one
         return records
 
-    def encode(self, result: InferResult, max_bytes: int) -> list[Record | PackedRows]:
+    def encode(
+        self, result: InferResult, max_bytes: int, rows_at_once: int
+    ) -> list[Record | PackedRows]:
         """Split one answer into records.
 
         Args:
             result: the answer; its arrays must not change until the records are stored.
             max_bytes: bound of a record's values; a single row may be larger.
+            rows_at_once: how many rows came, with those of other answers.
 
         Returns:
             Records in row order; none where the answer has no row.
@@ -111,7 +115,7 @@ class LogEncoder:
             return []
         table = self.table_pattern
         if table is not None and (columns := table.values(result)) is not None:
-            return _split_raw(table.context, result, columns, max_bytes)
+            return _split_raw(table.context, result, columns, max_bytes, rows_at_once)
         raw = raw_columns(result)
         if raw is not None:
             kinds, values = raw
@@ -133,7 +137,7 @@ class LogEncoder:
                     self.row_pattern = RowPattern.of(result, context) or pattern
                 else:
                     self.table_pattern = TablePattern.of(result, context) or table
-                return _split_raw(context, result, values, max_bytes)
+                return _split_raw(context, result, values, max_bytes, rows_at_once)
         return self._encode_arrow(result, max_bytes)
 
     def _remember(self, key: object, context: LogContext, result: InferResult) -> None:
@@ -214,12 +218,17 @@ def _arrow_records(
 
 
 def _split_raw(
-    context: LogContext, result: InferResult, values: Sequence[bytes | memoryview], max_bytes: int
+    context: LogContext,
+    result: InferResult,
+    values: Sequence[bytes | memoryview],
+    max_bytes: int,
+    rows_at_once: int,
 ) -> list[Record | PackedRows]:
     rows = result.frame.rows
     steps, time_ms = len(result.elapsed_ns), result.time_ms
     layout = packed_layout(context, steps)
-    if rows <= layout.most_rows:
+    # tables that are together too many for the pack are worth a transaction, which they share
+    if (1 if rows == 1 else rows_at_once) <= layout.most_rows:
         items = layout.items(rows, time_ms, result.elapsed_ns, values)
         return [PackedRows(context, steps, rows, time_ms, time_ms, items)]
     whole = _record(context, rows, result, values)

@@ -181,10 +181,11 @@ class TablePattern:
     def items(self, results: Sequence[InferResult]) -> bytes | None:
         """The rows of answers to small tables like the one that this is of; as ``RowPattern``'s."""
         parts: list[bytes] = []
-        layout, time_ms = self._layout, 0
+        layout, time_ms, rows_left = self._layout, 0, self._layout.most_rows
         for result in results:
             rows, elapsed_ns = result.frame.rows, result.elapsed_ns
-            if not 0 < rows <= layout.most_rows or result.time_ms < time_ms:
+            rows_left -= rows
+            if not rows or rows_left < 0 or result.time_ms < time_ms:
                 return None
             values = self.values(result)
             if values is None or len(elapsed_ns) != self._steps:

@@ -109,6 +109,20 @@ def test_tables_that_would_take_much_more_room_packed_are_not(ring, rows, width,
     assert ring.page(PageQuery()).batch.to_pylist() == record_batch(table).to_pylist()
 
 
+@pytest.mark.parametrize(("tables", "records"), [(1, 0), (3, 0), (4, 4), (16, 16)])
+def test_tables_that_came_together_and_are_too_many_for_the_pack_share_a_transaction(
+    folder, tables, records
+):
+    ring = LogRing(folder, 16 << 20, record_batch)
+    for first in (0, 50 * tables):  # the second time by what they have in common
+        several = [numbered(first + 50 * n, 50, width=20) for n in range(tables)]
+        assert ring.append(several) == 50 * tables
+
+    assert stored(ring) == 2 * records
+    assert everything(ring) == list(range(2 * 50 * tables))
+    ring.close()
+
+
 def test_an_empty_column_takes_no_room_in_a_pack(ring):
     empty = Output("empty", np.empty((7, 0), np.float32), per_row=True)
     table = numbered(0, 7, width=9, outputs=(empty,))

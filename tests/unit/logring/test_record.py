@@ -132,7 +132,7 @@ def test_a_kept_answer_reads_back_as_its_records_reply(ring, name):
 @pytest.mark.parametrize("name", [name for name in CASES if CASES[name].frame.rows > 1])
 def test_a_large_answer_is_split_and_reads_back_whole(name):
     result = CASES[name]
-    records = LogEncoder(record_batch).encode(result, 1)
+    records = LogEncoder(record_batch).encode(result, 1, result.frame.rows)
 
     if not isinstance(records[0], PackedRows):  # those are few bytes
         assert [record.rows for record in records] == [1] * result.frame.rows
@@ -275,7 +275,7 @@ def test_a_table_after_another_is_kept_as_what_it_is(ring, name):
 @pytest.mark.parametrize("name", ["like it", "more rows", "one row", "an output out of order"])
 def test_the_pattern_of_a_table_makes_what_the_long_way_makes(name):
     first, result = table(), TABLES_LIKE_OR_NOT[name]
-    (record,) = LogEncoder(record_batch).encode(first, 1 << 20)
+    (record,) = LogEncoder(record_batch).encode(first, 1 << 20, first.frame.rows)
 
     values = TablePattern.of(first, record.context).values(result)
 
