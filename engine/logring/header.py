@@ -37,6 +37,7 @@ __all__ = [
 HEADER = struct.Struct("<HHIIq")  # form, steps, context number, rows, time in ms
 SEPARATE_BYTES = 1 << 16  # a raw column with as many is a value of its own
 PACKED_BYTES = 1 << 15  # rows with more, one or all that came at once, are not packed with others
+_TIME_BYTES = 8
 _KNOWN_LAYOUTS = 256  # as many as an encoder knows contexts
 _PACKED_SHARE = 2  # nor are rows of a table whose values take less than so many times their times
 # forms: the columns' values one after the other; an Arrow IPC message; rows of small answers, each
@@ -199,10 +200,16 @@ class RecordHeader(NamedTuple):
     time_ms: int
 
     def times_ms(self, value: memoryview) -> np.ndarray:
-        """When the rows were answered, int64 [1] or [rows]; a view."""
+        """When the rows were answered, int64 [1] or [rows]; a view.
+
+        Raises:
+            ValueError: the record is damaged.
+        """
         if self.form != PACKED:
             return np.array([self.time_ms], np.int64)
         item_bytes = (len(value) - HEADER.size) // self.rows
+        if item_bytes < _TIME_BYTES:
+            raise ValueError(f"a record of {len(value)} bytes says that it has {self.rows} rows")
         return np.ndarray((self.rows,), np.int64, value, HEADER.size, (item_bytes,))
 
 

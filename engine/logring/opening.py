@@ -33,7 +33,7 @@ from engine.logring.files import (
 from engine.logring.leftover import drop_known_rows
 from engine.logring.pack import OpenPack, open_pack, pack_bytes, read_pack
 from engine.logring.rows import evict, first_row, stop_row
-from engine.logring.store import Store, boot_id, file_stamp, pages
+from engine.logring.store import DISORDER_MS, JITTER_MS, Store, boot_id, file_stamp, mark, pages
 from engine.logring.synced import SyncedState, forget, restore
 
 __all__ = ["open_store", "open_to_read"]
@@ -257,18 +257,22 @@ def _store(
     directory: pathlib.Path, env: lmdb.Environment, owner: int, floor: int, pack: OpenPack
 ) -> Store:
     """The store of an environment whose databases are there."""
+    about = env.open_db(b"about", create=False)
+    with env.begin(buffers=True) as txn:
+        disorder_ms = mark(txn, about, DISORDER_MS) or JITTER_MS
     return Store(
         directory=directory,
         env=env,
         contexts=env.open_db(b"contexts", create=False),
         failures=env.open_db(b"failures", create=False),
-        about=env.open_db(b"about", create=False),
+        about=about,
         map_bytes=env.info()["map_size"],
         page_bytes=env.stat()["psize"],
         floor_row=floor,
         owner=owner,
         synced=SyncedState(directory, env),
         pack=pack,
+        disorder_ms=disorder_ms,
     )
 
 

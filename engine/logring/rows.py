@@ -13,6 +13,7 @@ import struct
 from typing import TYPE_CHECKING, TypeAlias
 
 from engine.logring.header import RecordHeader, read_header
+from engine.logring.pieces import whole_record
 
 if TYPE_CHECKING:
     from lmdb import Cursor
@@ -26,6 +27,7 @@ __all__ = [
     "evict",
     "first_row",
     "header_of",
+    "last_time_ms",
     "row_key",
     "row_of",
     "stop_row",
@@ -116,6 +118,23 @@ def stop_row(cursor: AnyCursor) -> int:
         ValueError: the newest record is damaged.
     """
     return row_of(cursor) + read_header(cursor.value()).rows if to_last(cursor) else 0
+
+
+def last_time_ms(txn: Txn, newest: tuple[int, int, bytes] | None) -> int:
+    """When the newest row was answered; 0 where there is no row, or its record is damaged.
+
+    Args:
+        txn: a transaction.
+        newest: what ``OpenPack.snapshot`` gave.
+    """
+    cursor = txn.cursor() if newest is None else RowCursor(txn, newest)
+    if not to_last(cursor):
+        return 0
+    value = whole_record(txn, row_key(row_of(cursor)), cursor.value())
+    try:
+        return int(read_header(value).times_ms(value)[-1])
+    except ValueError:
+        return 0
 
 
 def row_key(row: int) -> bytes:

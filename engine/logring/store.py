@@ -29,14 +29,19 @@ if TYPE_CHECKING:
     Database = _Database
 
 __all__ = [
+    "DISORDER_MS",
+    "JITTER_MS",
     "Store",
     "boot_id",
     "file_stamp",
+    "mark",
     "pages",
 ]
 
 log = logging.getLogger("sagitta")
 
+DISORDER_MS = b"disorder_ms"  # a mark
+JITTER_MS = 1_000  # answers are logged in about the order of their times
 _RECORD_SHARE = 16  # no record takes more than this part of the map
 _BOOT_ID = pathlib.Path("/proc/sys/kernel/random/boot_id")
 
@@ -57,8 +62,8 @@ class Store:
         owner: descriptor that holds the lock on the folder.
         synced: the state that a power cut leaves.
         pack: the newest rows of small answers; some or all of them are not in ``env`` yet.
-        written_pages: pages that rows have taken since ``begin_sync``.
         disorder_ms: the largest step back that the clock has made between two rows.
+        written_pages: pages that rows have taken since ``begin_sync``.
         reads: every read transaction is inside it while it lasts, so that a writer without room can
             wait for what they pin.
         known_contexts: contexts that were read, by number.
@@ -76,8 +81,8 @@ class Store:
     owner: int
     synced: SyncedState
     pack: OpenPack
+    disorder_ms: int
     written_pages: int = 0
-    disorder_ms: int = 0
     reads: Gate = dataclasses.field(default_factory=functools.partial(Gate, is_open=True))
     known_contexts: dict[int, LogContext] = dataclasses.field(default_factory=dict)
     damaged_rows: set[int] = dataclasses.field(default_factory=set)
@@ -187,6 +192,12 @@ def file_stamp(path: pathlib.Path) -> list[int]:
     """What tells whether a file was touched: inode, size, time of the last change in ns."""
     status = path.stat()
     return [status.st_ino, status.st_size, status.st_mtime_ns]
+
+
+def mark(txn: Txn, about: Database, name: bytes) -> int | None:
+    """A number that is noted under a name; None where there is none."""
+    value = txn.get(name, db=about)
+    return None if value is None else int.from_bytes(value, "big")
 
 
 def pages(txn: Txn, db: Database | None = None) -> int:

@@ -22,8 +22,8 @@ from engine.logring.contexts import ContextTable
 from engine.logring.header import PackedRows
 from engine.logring.pack import open_pack
 from engine.logring.pieces import ValueWriter
-from engine.logring.rows import evict, first_row, row_key, stop_row
-from engine.logring.store import Store, pages
+from engine.logring.rows import evict, first_row, last_time_ms, row_key, stop_row
+from engine.logring.store import DISORDER_MS, Store, mark, pages
 
 if TYPE_CHECKING:
     from engine.logring.context import LogContext
@@ -39,9 +39,7 @@ _AHEAD_PAGES = 64  # evict a little ahead, so that most appends need not evict a
 _AHEAD_SHARE = 16  # but no more than this part of the ring
 _GROWING_BYTES = 16 << 10  # a pack with as many is not written again when rows are added
 _UPLOADED_TO = b"uploaded_to"
-_DISORDER_MS = b"disorder_ms"
 _PATIENCE_S = 1.0  # for readers to leave
-_JITTER_MS = 1_000  # answers are logged in about the order of their times
 
 
 class RowWriter:
@@ -70,9 +68,9 @@ class RowWriter:
             self.next_row = max(stop, store.floor_row)
             self.first_row = self.next_row if oldest is None else oldest
             self._contexts.load(txn, store.contexts, self.next_row)
-            self.uploaded_to = _mark(txn, store, _UPLOADED_TO)
-            store.disorder_ms = _mark(txn, store, _DISORDER_MS) or _JITTER_MS
-            self._newest_ms = 0
+            self.uploaded_to = mark(txn, store.about, _UPLOADED_TO)
+            # no row is later; a clock that was behind when the machine started is a step back too
+            self._newest_ms = last_time_ms(txn, self._pack.snapshot()) + store.disorder_ms
             counters.live_pages = pages(txn) + self._contexts.pages
 
     def append(self, records: Sequence[Record | PackedRows]) -> None:
@@ -280,7 +278,7 @@ class RowWriter:
     def _keep_disorder(self, step_back_ms: int) -> None:
         """Keep the largest step back of the clock: finding rows by time depends on it."""
         with self.store.env.begin(write=True) as txn:
-            txn.put(_DISORDER_MS, step_back_ms.to_bytes(8, "big"), db=self.store.about)
+            txn.put(DISORDER_MS, step_back_ms.to_bytes(8, "big"), db=self.store.about)
         self.store.disorder_ms = step_back_ms
 
     def mark_uploaded(self, row: int) -> None:
@@ -292,8 +290,3 @@ class RowWriter:
         with self.store.env.begin(write=True) as txn:
             txn.put(_UPLOADED_TO, row.to_bytes(8, "big"), db=self.store.about)
         self.uploaded_to = row
-
-
-def _mark(txn: Txn, store: Store, name: bytes) -> int | None:
-    value = txn.get(name, db=store.about)
-    return None if value is None else int.from_bytes(value, "big")

@@ -1,11 +1,21 @@
 """Pages: the order, the limits, the cursor, and how a request names them."""
 
+import shutil
+
 import pytest
 from support.answers import answer, numbered, numbers
 
 from engine.codecs.record_batch import record_batch
 from engine.errors import DecodeError
-from engine.logring import LogPage, LogRing, PageQuery, parse_query, status_text
+from engine.logring import (
+    LogPage,
+    LogRing,
+    PageQuery,
+    open_to_read,
+    parse_query,
+    read_page,
+    status_text,
+)
 
 
 @pytest.fixture
@@ -117,6 +127,41 @@ def test_rows_are_found_by_time_after_the_clock_stepped_back(ring):
     for low, high in ((1_050_000, 1_060_000), (550_000, 1_000_000), (0, 10**9)):
         page = ring.page(PageQuery(time_range_ms=(low, high)))
         assert numbers(page.batch) == [n for n, at in enumerate(times) if low <= at <= high]
+
+
+@pytest.mark.parametrize("rows", [1, 3], ids=["packed", "records"])
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_rows_are_found_by_time_where_the_clock_was_behind_at_the_start(tmp_path, rows, is_killed):
+    """A machine without a clock of its own starts in the past, until it is told the time."""
+    times, number = [], 0
+    for turn, start_ms in enumerate((5_000_000, 1_000_000, 3_000_000)):
+        ring = LogRing(tmp_path / f"log-{turn}", 4 << 20, record_batch)
+        for time_ms in range(start_ms, start_ms + 10_000, 1_000):
+            assert ring.append([numbered(number, rows, time_ms=time_ms)]) == rows
+            times += [time_ms] * rows
+            number += rows
+        for low, high in ((1_000_000, 1_005_000), (3_001_000, 4_000_000), (5_008_000, 6_000_000)):
+            page = ring.page(PageQuery(time_range_ms=(low, high)))
+            wanted = [n for n, at in enumerate(times) if low <= at <= high]
+            assert (numbers(page.batch) if page.batch else []) == wanted
+        if not is_killed:
+            ring.close()
+        shutil.copytree(tmp_path / f"log-{turn}", tmp_path / f"log-{turn + 1}")
+        ring.close()
+
+
+def test_a_stopped_engines_rows_are_found_by_time_after_the_clock_stepped_back(tmp_path):
+    ring = LogRing(tmp_path / "log", 4 << 20, record_batch)
+    times = [*range(1_000_000, 1_100_000, 1_000), *range(500_000, 520_000, 1_000)]
+    for number, time_ms in enumerate(times):
+        ring.append([numbered(3 * number, 3, time_ms=time_ms)])
+    ring.close()
+
+    store = open_to_read(tmp_path / "log")
+    page = read_page(store, PageQuery(time_range_ms=(510_000, 512_000)))
+    store.release()
+
+    assert numbers(page.batch) == list(range(330, 339))
 
 
 def test_all_rows_come_as_batches(ring):

@@ -11,7 +11,7 @@ from engine.codecs.record_batch import record_batch
 from engine.logring import LogRing, PageQuery
 from engine.logring.columns import raw_columns
 from engine.logring.decode import copy_piece, read_columns, to_batch
-from engine.logring.header import PackedRows, read_header
+from engine.logring.header import HEADER, PACKED, PackedRows, read_header
 from engine.logring.record import LogEncoder
 from engine.logring.repeats import TablePattern
 from engine.values import CheckResult, ModelIdentity, Output, RowModels, Shadow
@@ -270,6 +270,13 @@ def test_a_table_after_another_is_kept_as_what_it_is(ring, name):
         results, np.cumsum([0] + [r.frame.rows for r in results[:-1]]), strict=True
     ):
         assert schemas[row].equals(record_batch(result).schema, check_metadata=True)
+
+
+def test_a_packed_record_too_short_for_its_rows_is_damaged():
+    value = HEADER.pack(PACKED, 1, 0, 1_000, 0) + bytes(100)
+
+    with pytest.raises(ValueError, match="120 bytes says that it has 1000 rows"):
+        read_header(memoryview(value)).times_ms(memoryview(value))
 
 
 @pytest.mark.parametrize("name", ["like it", "more rows", "one row", "an output out of order"])
