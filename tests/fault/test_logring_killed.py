@@ -18,12 +18,13 @@ LIMIT_BYTES = 4 << 20  # small, so that every life of the child evicts as well
 
 MIXED = ((1,), (1, 1, 3), (500,), (1, 5000, 1))
 ONE_BY_ONE = ((1,), (1,) * 16, (1,))  # these stay in the open pack
+SMALL_TABLES = ((3,), (100,), (40, 20), (1, 2))  # so do these
 
 
 def made(first, rows):
     """An answer whose rows are told apart by their number; a row alone as from JSON."""
     if rows > 1:
-        return numbered(first, rows)
+        return numbered(first, rows, width=20)
     return answer({"tensor": [[float(first), 0.5, 1.5, 2.5]]}, 1, has_literals=False)
 
 
@@ -56,7 +57,7 @@ def test_acknowledged_rows_survive_a_kill_at_any_moment(tmp_path, forks):
     moments, known = random.Random(47), 0
     for turn in range(KILLS):
         receiver, sender = forks.Pipe(duplex=False)
-        sizes = (MIXED, ONE_BY_ONE)[turn % 2]
+        sizes = (MIXED, ONE_BY_ONE, SMALL_TABLES)[turn % 3]
         child = forks.Process(target=write_until_killed, args=(tmp_path / "log", sender, sizes))
         child.start()
         sender.close()
