@@ -2,6 +2,7 @@
 
 Rules that hold here:
 - The text of a server fault goes to the log under a request id; the caller gets a fixed sentence.
+- An error is turned into words once: the caller and the log of failures have the same request id.
 - A text repeats names out of the request, so it is cut: Flight sends it in headers, of which gRPC
   takes 8 KB, and what is longer arrives as another error altogether.
 - ``STATUS`` is the one table from an error's code to the documented number, which is also the HTTP
@@ -79,8 +80,16 @@ def refusal_of(error: BaseException) -> Refusal:
         error: an EngineError, or anything else, which counts as a bug.
 
     Returns:
-        The refusal.
+        The refusal; of the same error always the same, and it is logged once.
     """
+    known = vars(error)
+    if "refusal" not in known:
+        known["refusal"] = _refusal_of(error)
+    refusal: Refusal = known["refusal"]
+    return refusal
+
+
+def _refusal_of(error: BaseException) -> Refusal:
     if not isinstance(error, EngineError):
         log.error("unexpected error in a request", exc_info=error)
         error = InternalError(type(error).__name__)

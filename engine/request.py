@@ -16,7 +16,8 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from engine.batching.entry import BatchPolicy, Entry
-from engine.errors import InternalError
+from engine.errors import Fault, InternalError
+from engine.refusal import refusal_of
 from engine.values import InferResult
 
 if TYPE_CHECKING:
@@ -145,7 +146,7 @@ class Log(Protocol):
         """Commit the rows of these answers; never raises for what the disk does."""
 
     def append_failure(self, pipeline: PipelineIdentity, partition: str, error: str) -> None:
-        """Remember a request that failed."""
+        """Remember a request that failed, by what its caller is told."""
 
 
 def answer(requests: Sequence[InferRequest], metrics: Metrics, log: Log | None) -> None:
@@ -188,12 +189,19 @@ def _keep(requests: Sequence[InferRequest], log: Log) -> None:
         outcome = request.outcome
         if isinstance(outcome, Exception):
             if not request.is_abandoned:  # else its body may be gone, and it is nobody's failure
-                pipeline = request.pipeline
-                log.append_failure(pipeline.identity, pipeline.partition, str(outcome))
+                _keep_failure(request, outcome, log)
         elif outcome is not None:
             results.append(outcome)
     if results:
         log.append(results)
+
+
+def _keep_failure(request: InferRequest, error: Exception, log: Log) -> None:
+    """What the caller is told, which holds nothing of the request; a bad request is no failure."""
+    refusal = refusal_of(error)
+    if refusal.fault is Fault.SERVER:
+        pipeline = request.pipeline
+        log.append_failure(pipeline.identity, pipeline.partition, refusal.text)
 
 
 def _run_alone(request: InferRequest) -> None:

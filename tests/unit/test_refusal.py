@@ -31,3 +31,10 @@ def test_a_server_fault_is_told_in_the_log_alone(error, caplog):
     request_id = refusal.text.rpartition(" ")[2]
     assert request_id in caplog.text
     assert "/secret/path" in caplog.text
+
+
+def test_an_error_is_told_in_the_same_words_again_and_logged_once(caplog):
+    error = InferenceFailedError("no such shape")
+
+    assert refusal_of(error) == refusal_of(error)
+    assert len(caplog.records) == 1

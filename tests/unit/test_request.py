@@ -4,14 +4,15 @@ import pytest
 from support.fakes import FakeModel
 
 from engine.batching.entry import BatchPolicy
-from engine.errors import InferenceFailedError
+from engine.errors import InferenceFailedError, SchemaMismatchError
 from engine.metrics import Metrics
+from engine.refusal import refusal_of
 from engine.request import InferRequest, answer
-from engine.values import Frame
+from engine.values import Frame, PipelineIdentity
 
 
 class Pipeline:
-    """Adds nothing to its model: outcomes are the rows themselves; a row of 13 fails its run."""
+    """Outcomes are the rows themselves; a row of 13 fails its run, and ``error`` every run."""
 
     inputs = ()
     cost = None
@@ -19,6 +20,8 @@ class Pipeline:
 
     def __init__(self):
         self.model = FakeModel("m")
+        self.identity, self.partition = PipelineIdentity("pipe", "v1"), "edge-1"
+        self.error = None
         self.runs = []
 
     def feeds(self, frame):
@@ -27,12 +30,16 @@ class Pipeline:
     def infer_together(self, requests):
         rows = [value for request in requests for value in request.feeds]
         self.runs.append(rows)
+        if self.error is not None:
+            raise self.error
         if 13 in rows:
             raise InferenceFailedError("13")
         for request in requests:
             request.outcome = list(request.feeds)
 
     def infer(self, frame, _started_ns):
+        if self.error is not None:
+            raise self.error
         self.runs.append("alone")
         return frame.rows
 
@@ -135,3 +142,23 @@ def test_answers_are_kept_before_anybody_has_one(pipeline, waited, count):
 
     assert log.kept == [([[value] for value in range(count)], [False] * count)]
     assert all(one.is_answered for one in callers)
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (InferenceFailedError("row 0 holds 4711"), "the model failed on this request"),
+        (ValueError("4711"), "internal processing error"),
+        (SchemaMismatchError("x[0] is 4711"), None),
+    ],
+)
+def test_what_is_kept_of_a_failure_is_what_its_caller_is_told(pipeline, error, kept):
+    """And of a caller's own mistake, wherever it is found, nothing."""
+    failed = caller(pipeline, 1)
+    log = Log([failed])
+    pipeline.error = error
+
+    answer([failed], Metrics(), log)
+
+    assert log.kept == ([refusal_of(failed.outcome).text] if kept else [])
+    assert all(text.startswith(kept) and "4711" not in text for text in log.kept)
