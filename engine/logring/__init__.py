@@ -1,7 +1,7 @@
 """The bounded log of inferences on disk, and reading it back as Arrow."""
 
 from engine.logring.counters import RingStats
-from engine.logring.failures import Failure
+from engine.logring.failures import Failure, read_failures
 from engine.logring.files import StoreUnavailableError
 from engine.logring.opening import open_to_read
 from engine.logring.pages import LogPage, PageQuery, parse_query, status_text
@@ -18,6 +18,7 @@ __all__ = [
     "open_to_read",
     "parse_query",
     "read_batches",
+    "read_failures",
     "read_page",
     "status_text",
 ]

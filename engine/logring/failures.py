@@ -1,9 +1,10 @@
 """The second log: requests that failed, without their payload.
 
 Rules that hold here:
-- A failure is remembered in memory and written by the ring's own thread: a flood of bad requests
+- A failure is remembered in memory, and written by the ring's own thread or by who reads: a flood
   costs no commit each, and what comes faster than it can be written is counted as lost.
 - It is bounded apart from the rows, and small: it never displaces them.
+- Its pages are asked for and told as those of the rows are, with numbers of its own.
 """
 
 from __future__ import annotations
@@ -15,13 +16,18 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from engine.logring.pages import LogPage, PageQuery
 from engine.logring.rows import ROW_KEY
 from engine.logring.store import pages
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from lmdb import Cursor
+
     from engine.logring.store import Database, Store, Txn
 
-__all__ = ["FAILURE_SCHEMA", "Failure", "FailureLog"]
+__all__ = ["FAILURE_SCHEMA", "Failure", "FailureLog", "read_failures"]
 
 FAILURE_SCHEMA = pa.schema(
     [
@@ -41,6 +47,8 @@ FAILURE_SCHEMA = pa.schema(
 )
 _WAITING = 1_000  # failures in memory
 _TEXT_CHARACTERS = 2_000
+_READ_AT_ONCE = 1_000
+_LAST_MS = (1 << 63) - 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -49,7 +57,7 @@ class Failure:
 
     Attributes:
         time_ms: when, ms since the epoch.
-        error: the error's text.
+        error: what the caller was told.
         pipeline_version: version of the pipeline that ran.
         partition: name of the edge or the host.
     """
@@ -69,7 +77,7 @@ class FailureLog:
         self.lost = 0
 
     def add(self, failure: Failure) -> None:
-        """Remember a failure; it is on disk about a second later."""
+        """Remember a failure; it is on disk about a second later, or when somebody reads."""
         if len(self._waiting) >= _WAITING:
             self.lost += 1
             return
@@ -92,7 +100,7 @@ class FailureLog:
     def write(self, txn: Txn, db: Database, limit_pages: int) -> int:
         """Write what waits, oldest out first; the caller commits, then calls ``written``."""
         cursor = txn.cursor(db=db)
-        number = ROW_KEY.unpack(cursor.key())[0] + 1 if cursor.last() else 0
+        number = _stop(cursor)
         batch = list(self._waiting)
         for failure in batch:
             text = failure.error[:_TEXT_CHARACTERS]
@@ -117,12 +125,63 @@ class FailureLog:
         self.kept += count
 
 
-def read_failures(txn: Txn, db: Database, start: int, limit: int) -> pa.RecordBatch:
-    """Failures from a number on, oldest first, at most ``limit``."""
-    cursor = txn.cursor(db=db)
+def read_failures(store: Store, query: PageQuery) -> LogPage:
+    """Read one page of the failed requests.
+
+    Args:
+        store: open, and kept open meanwhile.
+        query: which of them.
+
+    Returns:
+        The page; its batch is of ``FAILURE_SCHEMA`` also where it has no rows. A start behind the
+        newest, as a log that was set aside leaves it, counts as the end of this one.
+    """
+    low_ms, high_ms = query.time_range_ms or (0, _LAST_MS)
     rows: list[object] = []
-    found = cursor.set_range(ROW_KEY.pack(start))
-    while found and len(rows) < limit:
-        rows.append(json.loads(bytes(cursor.value())))
-        found = cursor.next()
-    return pa.RecordBatch.from_pylist(rows, schema=FAILURE_SCHEMA)
+    status, bytes_left = "All", query.page_bytes
+    row = _start(store, query)
+    for number, value in _from(store, row, descending=query.descending):
+        failure = json.loads(value)
+        if low_ms <= failure["time"] <= high_ms:
+            if len(rows) == query.page_rows:
+                status = "RecordLimited"
+                break
+            if rows and len(value) > bytes_left:
+                status = "ByteLimited"
+                break
+            rows.append(failure)
+            bytes_left -= len(value)
+        row = number if query.descending else number + 1
+    return LogPage(pa.RecordBatch.from_pylist(rows, schema=FAILURE_SCHEMA), status, row)
+
+
+def _start(store: Store, query: PageQuery) -> int:
+    with store.reads.entered(), store.env.begin(buffers=True) as txn:
+        stop = _stop(txn.cursor(db=store.failures))
+    if query.start_row is None:
+        return stop if query.descending else 0
+    return min(query.start_row, stop)
+
+
+def _stop(cursor: Cursor) -> int:
+    """The number of the next failure."""
+    number: int = ROW_KEY.unpack(cursor.key())[0] + 1 if cursor.last() else 0
+    return number
+
+
+def _from(store: Store, row: int, *, descending: bool) -> Iterator[tuple[int, bytes]]:
+    """Failures from a number on, or those before it; as many to a transaction as take a few MB."""
+    has_more = True
+    while has_more:
+        with store.reads.entered(), store.env.begin(buffers=True) as txn:
+            cursor = txn.cursor(db=store.failures)
+            has_more = cursor.set_range(ROW_KEY.pack(row))
+            if descending:
+                has_more = cursor.prev() if has_more else cursor.last()
+            found: list[tuple[int, bytes]] = []
+            while has_more and len(found) < _READ_AT_ONCE:
+                found.append((ROW_KEY.unpack(cursor.key())[0], bytes(cursor.value())))
+                has_more = cursor.prev() if descending else cursor.next()
+        yield from found
+        if found:
+            row = found[-1][0] if descending else found[-1][0] + 1

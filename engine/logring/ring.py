@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from engine.errors import NotReadyError
 from engine.logring.counters import Counters, RingStats, snapshot
-from engine.logring.failures import FAILURE_SCHEMA, Failure, FailureLog, read_failures
+from engine.logring.failures import Failure, FailureLog, read_failures
 from engine.logring.files import StoreUnavailableError, disk_text
 from engine.logring.gate import Gate
 from engine.logring.header import PackedRows, Record
@@ -35,6 +35,7 @@ from engine.logring.sync import LogSync
 from engine.logring.writer import RowWriter
 
 if TYPE_CHECKING:
+    from engine.logring.store import Store
     from engine.values import InferResult, PipelineIdentity
 
 __all__ = ["LogRing"]
@@ -160,9 +161,8 @@ class LogRing:
         return kept
 
     def append_failure(self, pipeline: PipelineIdentity, partition: str, error: str) -> None:
-        """Remember why a request failed; it is on disk about a second later."""
-        now_ms = time.time_ns() // 1_000_000
-        self.failures.add(Failure(now_ms, error, pipeline.version, partition))
+        """Remember why a request failed, as its caller is told; on disk about a second later."""
+        self.failures.add(Failure(time.time_ns() // 1_000_000, error, pipeline.version, partition))
 
     def mark_uploaded(self, row: int) -> None:
         """Note that every row before ``row`` is safe elsewhere: such rows leave without loss."""
@@ -268,13 +268,21 @@ class LogRing:
         Raises:
             NotReadyError: the ring is closed.
         """
+        return self._read(read_page, query)
+
+    def failures_page(self, query: PageQuery) -> LogPage:
+        """Read one page of failed requests, the newest included; raises as ``page`` does."""
+        with self._lock:
+            if self._writer is not None and not self._broken and len(self.failures):
+                self._put_waiting(self._writer)
+        return self._read(read_failures, query)
+
+    def _read(self, read: Callable[[Store, PageQuery], LogPage], query: PageQuery) -> LogPage:
         with self._reading() as writer:
-            if writer is None:
-                raise NotReadyError(
-                    f"the inference log cannot be read now ({self._closed}); the engine's log "
-                    "says why"
-                )
-            return read_page(writer.store, query)
+            if writer is not None:
+                return read(writer.store, query)
+        reason = f"({self._closed}); the engine's log says why"
+        raise NotReadyError(f"the inference log cannot be read now {reason}")
 
     def batches(self, query: PageQuery) -> Iterator[tuple[pa.RecordBatch, int]]:
         """All the rows that a query matches, up to the one that is the newest now.
@@ -282,14 +290,6 @@ class LogRing:
         See ``read_batches``; raises as ``page`` does.
         """
         return read_batches(self.page, query, self.stats().next_row)
-
-    def failed(self, start: int, limit: int) -> pa.RecordBatch:
-        """Failed requests from a number on, oldest first, at most ``limit``."""
-        with self._reading() as writer:
-            if writer is None:
-                return pa.RecordBatch.from_pylist([], schema=FAILURE_SCHEMA)
-            with writer.store.env.begin(buffers=True) as txn:
-                return read_failures(txn, writer.store.failures, start, limit)
 
     def stats(self) -> RingStats:
         """A snapshot of the counters; takes no lock."""

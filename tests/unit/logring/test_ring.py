@@ -199,9 +199,11 @@ def test_failures_are_kept_apart_and_bounded(folder):
         ring.maintain()
 
     stats = ring.stats()
-    rows = ring.failed(0, 10_000).to_pylist()
+    page = ring.failures_page(PageQuery(page_rows=10_000))
+    rows = page.batch.to_pylist()
     assert (stats.failures_kept, stats.failures_lost) == (2500, 0)
     assert 10 < len(rows) < 200
+    assert (page.status, page.next_row) == ("All", 2500)
     assert rows[-1]["error"].startswith("499: x")
     assert rows[-1]["metadata"] == {
         "pipeline_version": "v1",
@@ -218,7 +220,8 @@ def test_a_flood_of_failures_is_counted(folder):
     ring.maintain()
 
     assert (ring.stats().failures_kept, ring.stats().failures_lost) == (1000, 500)
-    assert ring.failed(999, 5).to_pylist()[0]["error"] == "no ? text"
+    (last,) = ring.failures_page(PageQuery(start_row=999)).batch.to_pylist()
+    assert last["error"] == "no ? text"
     ring.close()
 
 
@@ -230,7 +233,8 @@ def test_a_closed_ring_counts_and_reads_as_empty(folder):
     assert ring.stats().rows_not_kept == {"closed": 3}
     with pytest.raises(NotReadyError, match="closed"):
         ring.page(PageQuery())
-    assert ring.failed(0, 1).num_rows == 0
+    with pytest.raises(NotReadyError, match="closed"):
+        ring.failures_page(PageQuery())
     ring.maintain()
     assert ring.stats().closed == "closed"
 
