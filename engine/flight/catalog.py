@@ -21,7 +21,7 @@ from engine.codecs.arrow_frame import row_shapes
 from engine.codecs.output_batch import input_schema, output_schema
 from engine.codecs.record_batch import record_batch
 from engine.errors import NotFoundError, NotReadyError
-from engine.flight.descriptors import LOG_PATH, Wanted, write_log_ticket
+from engine.flight.descriptors import FAILURES_PATH, LOG_PATH, Wanted, write_log_ticket
 from engine.flight.log_stream import LogStream
 from engine.values import Frame
 
@@ -104,7 +104,7 @@ class Catalog:
         )
 
     def infos(self) -> list[fl.FlightInfo]:
-        """The pipeline that is served, and the log, each where there is one."""
+        """The pipeline that is served, the log and its failures, each where there is one."""
         listed = []
         if self._plane.current is not None:
             wanted = Wanted(self._plane.running.identity.id)
@@ -112,8 +112,9 @@ class Catalog:
             listed.append(self.info(wanted, descriptor))
         if self._plane.log is not None:
             with contextlib.suppress(NotReadyError):
-                path = fl.FlightDescriptor.for_path(*LOG_PATH)
-                listed.append(self._log_info(flight_pb2.LogQuery(), path))
+                for path, failures in ((LOG_PATH, False), (FAILURES_PATH, True)):
+                    query = flight_pb2.LogQuery(failures=failures)
+                    listed.append(self._log_info(query, fl.FlightDescriptor.for_path(*path)))
         return listed
 
     def act(self, action: str) -> bytes:
@@ -144,7 +145,7 @@ class Catalog:
     def _log_info(
         self, query: flight_pb2.LogQuery, descriptor: fl.FlightDescriptor
     ) -> fl.FlightInfo:
-        """Rows and bytes are told for the whole log; how many a query matches is not known."""
+        """Rows and bytes are told for all the rows of the log; else they are not known."""
         schema = self.log_stream(query).schema
         stats = self._plane.kept_log.stats()
         is_whole = query == flight_pb2.LogQuery()

@@ -2,8 +2,9 @@
 
 A descriptor's path is ``["infer"]`` for the pipeline that is served, or ``["pipelines", NAME]``;
 with a last element ``"input"`` ``GetSchema`` answers what request batches hold. ``["logs"]`` is the
-inference log. A descriptor's command is a ``Command``, for what a path cannot say; a ticket is a
-``Ticket``: both as protobuf bytes or as JSON. Source of the messages: ``proto/sagitta/flight/v1``.
+inference log, ``["logs-failures"]`` what failed. A descriptor's command is a ``Command``, for what
+a path cannot say; a ticket is a ``Ticket``: both as protobuf bytes or as JSON. Source of the
+messages: ``proto/sagitta/flight/v1``.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from typing import Final
 
 __all__ = [
+    "FAILURES_PATH",
     "LOG_PATH",
     "Wanted",
     "parse",
@@ -39,13 +41,15 @@ MAX_REPLY_BYTES: Final = 3 << 20  # clients of other languages refuse messages a
 LEAST_REPLY_BYTES: Final = 4 << 10  # a part costs as much as a small batch
 MAX_COMMAND_BYTES: Final = 1 << 16
 EXPECTED: Final = (
-    'expected is the path ["infer"], ["pipelines", NAME] or ["logs"], or a '
+    'expected is the path ["infer"], ["pipelines", NAME], ["logs"] or ["logs-failures"], or a '
     "sagitta.flight.v1.Command as command, in protobuf or JSON"
 )
 EXPECTED_TICKET: Final = (
-    'DoPut and GetFlightInfo give tickets, and {"log":{}} is one for the inference log'
+    'DoPut and GetFlightInfo give tickets, {"log":{}} is one for the inference log, and '
+    '{"log":{"failures":true}} for its failures'
 )
 LOG_PATH: Final = ("logs",)
+FAILURES_PATH: Final = ("logs-failures",)  # named as the documented product names such topics
 TEXT_FIELDS: Final = {fl.FlightDescriptor: 3, fl.Action: 1}  # a path's elements; an action's type
 
 MessageT = TypeVar("MessageT", fl.FlightDescriptor, fl.Ticket, fl.Action)
@@ -151,6 +155,8 @@ def write_log_ticket(query: flight_pb2.LogQuery) -> bytes:
 def _read_path(path: list[str]) -> Wanted | flight_pb2.LogQuery:
     if tuple(path) == LOG_PATH:
         return flight_pb2.LogQuery()
+    if tuple(path) == FAILURES_PATH:
+        return flight_pb2.LogQuery(failures=True)
     match path:
         case ["infer"]:
             return Wanted()

@@ -1,4 +1,4 @@
-"""The inference log as a Flight stream: record batches from the ring to the wire.
+"""The inference log, or its failures, as a Flight stream: record batches from the ring to the wire.
 
 A stream holds rows of one schema; it ends where the columns change, where enough rows were sent, or
 at the row that was the newest when it began. Each batch says in its ``app_metadata`` where to go on
@@ -11,7 +11,7 @@ Rules that hold here:
 - Streams read in turn, a batch each, so that readers wait for one another and inferences do not
   wait for them: eight at a time took a small inference from 0.4 ms to 72, in turn to 0.6.
 Source: POST /logs and its ``x-iteration-status`` (reference page, Log Retrieval from Edge
-Locations), in the same words; that rows go out as Arrow is our own design.
+Locations), in the same words; that rows go out as Arrow, and failures, is our own design.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import pyarrow as pa
 
 from engine.codecs.dataset import EVERYTHING, parse_dataset
 from engine.codecs.record_batch import focus
-from engine.logring import LogPage, parse_query, status_text
+from engine.logring import LogPage, PageQuery, parse_query, status_text
 
 if TYPE_CHECKING:
     import threading
@@ -52,7 +52,7 @@ class LogStream:
 
         Args:
             log: the ring.
-            query: which rows, and which of their columns.
+            query: which rows or failures, and which of their columns.
             partition: the name that cursors go by.
             turn: held while a batch is read, and never while one is sent.
 
@@ -62,14 +62,14 @@ class LogStream:
             NotReadyError: the log cannot be read now.
         """
         parameters = _parameters(query)
-        self._log = log
+        self._read_page = log.failures_page if query.failures else log.page
         self._partition = partition
         self._turn = turn
         self._dataset = parse_dataset(parameters) or EVERYTHING
         cursor = orjson.dumps(dict(query.cursor))
         self._query = parse_query(parameters, cursor, partition)
         self._rows_left = query.page_size if query.HasField("page_size") else None
-        self._stop_row = log.stats().next_row
+        self._stop_row = self._newest() if query.failures else log.stats().next_row
         self._page = self._read(self._query.start_row)
         self._next_row = self._page.next_row
         batch = self._page.batch
@@ -106,7 +106,13 @@ class LogStream:
             self._query, start_row=row, page_rows=rows, page_bytes=BATCH_BYTES
         )
         with self._turn:
-            return self._log.page(query)
+            return self._read_page(query)
+
+    def _newest(self) -> int:
+        """The number of the next failure."""
+        with self._turn:
+            page = self._read_page(PageQuery(page_rows=1, descending=True))
+        return page.next_row + (0 if page.batch is None else page.batch.num_rows)
 
     def _status(self, rows: int) -> str:
         """Why the batch at hand ends, or where it is the last one, the stream."""

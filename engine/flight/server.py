@@ -200,7 +200,7 @@ class FlightServer:
     # -- answers, on threads of their own --------------------------------------------------------
 
     def _do_get(self, call: ShortCall, request: bytes) -> Messages:
-        """The answers of a DoPut, once; or rows of the log."""
+        """The answers of a DoPut, once; or rows of the log, or its failures."""
         wanted = read_ticket(parse(fl.Ticket, request))
         if isinstance(wanted, bytes):
             schema, parts = self._results.fetch(wanted)
@@ -227,7 +227,7 @@ class FlightServer:
         yield (self._catalog.info(read_descriptor(descriptor), descriptor).serialize(),)
 
     def _list_flights(self, _call: ShortCall, _criteria: bytes) -> Messages:
-        """The pipeline that is served, and the log; each where there is one."""
+        """The pipeline that is served, the log and its failures; each where there is one."""
         for info in self._catalog.infos():
             yield (info.serialize(),)
 

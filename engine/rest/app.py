@@ -51,6 +51,7 @@ def rest_app(service: Service, partition: str) -> ASGIApp:
         An ASGI application without lifespan.
     """
     plane = service.plane
+    logs = LogEndpoint(plane, partition)
 
     async def pipelines(_request: Request) -> Response:
         return _json({"pipelines": plane.pipelines()})
@@ -75,7 +76,8 @@ def rest_app(service: Service, partition: str) -> ASGIApp:
         Route("/models", models, methods=["GET"]),
         Route("/healthz", healthz, methods=["GET"]),
         Route("/livez", livez, methods=["GET"]),
-        Route("/logs", LogEndpoint(plane, partition).answer, methods=["POST"]),
+        Route("/logs", logs.rows, methods=["POST"]),
+        Route("/logs/failures", logs.failures, methods=["POST"]),
         Route("/infer", _only_for_its_method, methods=["POST"]),
         Route("/pipelines/{name}", _only_for_its_method, methods=["POST"]),
         Route("/infer/openai/v1/{rest:path}", openai, methods=["POST"]),
@@ -87,7 +89,7 @@ def rest_app(service: Service, partition: str) -> ASGIApp:
             EngineError: _engine_error,
             HTTPException: _teller(
                 "POST /infer, POST /pipelines/{name}, GET /pipelines, GET /models, POST /logs, "
-                "GET /healthz, GET /livez"
+                "POST /logs/failures, GET /healthz, GET /livez"
             ),
             ClientDisconnect: _gone,
             Exception: _engine_error,

@@ -40,7 +40,9 @@ def log_families(stats: RingStats) -> Iterator[Metric]:
         missing.add_metric([reason], rows)
     yield missing
     yield CounterMetricFamily(
-        "sagitta_log_failures_kept", "Failed requests written to the log", value=stats.failures_kept
+        "sagitta_log_failures_kept",
+        "Failed requests written to the log of failures",
+        value=stats.failures_kept,
     )
     yield CounterMetricFamily(
         "sagitta_log_failures_lost",

@@ -1,5 +1,7 @@
 """``POST /logs``: a page of the inference log, as the documented endpoint answers it.
 
+``POST /logs/failures`` answers a page of the failed requests in the same way; that is our own.
+
 The body is a cursor, and a forgiving one: whatever cannot be read, ``{}`` included, means "from the
 oldest row"; any Content-Type is taken. What Plateau says in ``x-iteration-status`` is said here.
 Source: reference page, Log Retrieval from Edge Locations; Plateau's ``topic_iterate``.
@@ -21,21 +23,23 @@ from engine.codecs.arrow_ipc import write_arrow_file, write_arrow_stream
 from engine.codecs.dataset import EVERYTHING, parse_dataset
 from engine.codecs.pandas_records import write_batch_records
 from engine.codecs.record_batch import focus
-from engine.logring import parse_query, status_text
+from engine.logring import LogRing, parse_query, status_text
 from engine.rest.media import ARROW_FILE, ARROW_STREAM, RECORDS, BodyKind, reply_kind
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from starlette.requests import Request
 
     from engine.codecs.dataset import Dataset
     from engine.dataplane import DataPlane
-    from engine.logring import LogPage
+    from engine.logring import LogPage, PageQuery
 
 __all__ = ["LogEndpoint"]
 
 
 class LogEndpoint:
-    """Answers ``POST /logs``."""
+    """Answers ``POST /logs`` and ``POST /logs/failures``."""
 
     def __init__(self, plane: DataPlane, partition: str) -> None:
         """Read the log of a data plane.
@@ -48,8 +52,12 @@ class LogEndpoint:
         self._partition = partition
         self._turn = asyncio.Lock()
 
-    async def answer(self, request: Request) -> Response:
-        """Answer one request.
+    async def rows(self, request: Request) -> Response:
+        """Answer a request for rows; raises as ``failures`` does."""
+        return await self._answer(request, LogRing.page)
+
+    async def failures(self, request: Request) -> Response:
+        """Answer a request for failed requests.
 
         Raises:
             NotFoundError: the log is off.
@@ -58,6 +66,11 @@ class LogEndpoint:
             NotAcceptableError: Accept that no codec writes.
             SchemaMismatchError: the dataset parameters name no column.
         """
+        return await self._answer(request, LogRing.failures_page)
+
+    async def _answer(
+        self, request: Request, read_page: Callable[[LogRing, PageQuery], LogPage]
+    ) -> Response:
         log = self._plane.kept_log
         parameters = request.query_params.multi_items()
         dataset = parse_dataset(parameters) or EVERYTHING
@@ -65,7 +78,7 @@ class LogEndpoint:
         query = parse_query(parameters, await request.body(), self._partition)
 
         def read() -> Response:
-            return self._write(log.page(query), kind, dataset)
+            return self._write(read_page(log, query), kind, dataset)
 
         async with self._turn:
             return await asyncio.to_thread(read)

@@ -58,16 +58,17 @@ class Rest:
         """``pipelines``, ``models`` or ``health``, as the engine spells it."""
         return self.engine.get({"health": "/healthz"}.get(what, f"/{what}")).body
 
-    def log(self, parameters="", cursor=None):
-        """A page of the log: its table and its status."""
-        body = orjson.dumps(cursor or {})
-        reply = self.engine.post(f"/logs?{parameters}", body, accept=ARROW_FILE)
+    def log(self, parameters="", cursor=None, *, failures=False):
+        """A page of the log, or of its failures: its table and its status."""
+        body, path = orjson.dumps(cursor or {}), "/logs/failures" if failures else "/logs"
+        reply = self.engine.post(f"{path}?{parameters}", body, accept=ARROW_FILE)
         assert reply.status == 200, reply.body
         return read_file(reply.body), orjson.loads(reply.headers["x-iteration-status"])
 
-    def log_refused(self, parameters=""):
+    def log_refused(self, parameters="", *, failures=False):
         """Code and text of a page that must not be answered."""
-        reply = self.engine.post(f"/logs?{parameters}", b"{}")
+        path = "/logs/failures" if failures else "/logs"
+        reply = self.engine.post(f"{path}?{parameters}", b"{}")
         return reply.status, reply.error
 
     def _infer(self, request, pipeline, query, **headers):
@@ -110,15 +111,15 @@ class Flight:
         (result,) = self.client.do_action(what)
         return result.body.to_pybytes()
 
-    def log(self, parameters="", cursor=None):
-        """A page of the log: its table and its status."""
-        chunks = list(self.client.do_get(_log_ticket(parameters, cursor)))
+    def log(self, parameters="", cursor=None, *, failures=False):
+        """A page of the log, or of its failures: its table and its status."""
+        chunks = list(self.client.do_get(_log_ticket(parameters, cursor, failures)))
         status = orjson.loads(chunks[-1].app_metadata.to_pybytes())
         return pa.Table.from_batches([chunk.data for chunk in chunks]), status
 
-    def log_refused(self, parameters=""):
+    def log_refused(self, parameters="", *, failures=False):
         """Code and text of a page that must not be answered."""
-        body, _ = refusal(lambda: self.log(parameters))
+        body, _ = refusal(lambda: self.log(parameters, failures=failures))
         return body["code"], body["error"]
 
     def _exchange(self, request, pipeline, *, as_records):
@@ -140,9 +141,9 @@ class Flight:
         return reply
 
 
-def _log_ticket(parameters, cursor):
+def _log_ticket(parameters, cursor, failures):
     """The ticket that says what the query string of ``POST /logs`` says."""
-    query = {"cursor": cursor or {}}
+    query = {"cursor": cursor or {}, "failures": failures}
     for name, value in urllib.parse.parse_qsl(parameters, keep_blank_values=True):
         field = name.removesuffix("[]").replace(".", "_")
         if field in {"dataset", "dataset_exclude"}:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esagitta/flight/v1/flight.proto\x12\x11sagitta.flight.v1\"\xa0\x01\n\x07\x43ommand\x12\x10\n\x08pipeline\x18\x01 \x01(\t\x12\'\n\x05reply\x18\x02 \x01(\x0e\x32\x18.sagitta.flight.v1.Reply\x12\x1c\n\x0fmax_reply_bytes\x18\x03 \x01(\rH\x00\x88\x01\x01\x12(\n\x03log\x18\x04 \x01(\x0b\x32\x1b.sagitta.flight.v1.LogQueryB\x12\n\x10_max_reply_bytes\"]\n\nBatchReply\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04rows\x18\x02 \x01(\x04\x12\x0c\n\x04part\x18\x03 \x01(\r\x12\r\n\x05parts\x18\x04 \x01(\r\x12\x12\n\nelapsed_ns\x18\x05 \x03(\x04\"N\n\x08PutReply\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04rows\x18\x02 \x01(\x04\x12\x12\n\nelapsed_ns\x18\x03 \x03(\x04\x12\x0e\n\x06ticket\x18\x04 \x01(\x0c\"O\n\x06Ticket\x12\x11\n\x07results\x18\x01 \x01(\x0cH\x00\x12*\n\x03log\x18\x02 \x01(\x0b\x32\x1b.sagitta.flight.v1.LogQueryH\x00\x42\x06\n\x04what\"\xc4\x02\n\x08LogQuery\x12\x37\n\x06\x63ursor\x18\x01 \x03(\x0b\x32\'.sagitta.flight.v1.LogQuery.CursorEntry\x12\x16\n\tpage_size\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05order\x18\x03 \x01(\t\x12\x12\n\ntime_start\x18\x04 \x01(\t\x12\x10\n\x08time_end\x18\x05 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x06 \x03(\t\x12\x17\n\x0f\x64\x61taset_exclude\x18\x07 \x03(\t\x12\x19\n\x11\x64\x61taset_separator\x18\x08 \x01(\t\x12\x1c\n\x0f\x64\x61taset_flatten\x18\t \x01(\x08H\x01\x88\x01\x01\x1a-\n\x0b\x43ursorEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x42\x0c\n\n_page_sizeB\x12\n\x10_dataset_flatten\"~\n\tLogStatus\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x34\n\x04next\x18\x02 \x03(\x0b\x32&.sagitta.flight.v1.LogStatus.NextEntry\x1a+\n\tNextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"S\n\x0cPipelineInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x14\n\x0cinput_schema\x18\x04 \x01(\x0c\"J\n\x0b\x45rrorDetail\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t*D\n\x05Reply\x12\x15\n\x11REPLY_UNSPECIFIED\x10\x00\x12\x11\n\rREPLY_OUTPUTS\x10\x01\x12\x11\n\rREPLY_RECORDS\x10\x02\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1esagitta/flight/v1/flight.proto\x12\x11sagitta.flight.v1\"\xa0\x01\n\x07\x43ommand\x12\x10\n\x08pipeline\x18\x01 \x01(\t\x12\'\n\x05reply\x18\x02 \x01(\x0e\x32\x18.sagitta.flight.v1.Reply\x12\x1c\n\x0fmax_reply_bytes\x18\x03 \x01(\rH\x00\x88\x01\x01\x12(\n\x03log\x18\x04 \x01(\x0b\x32\x1b.sagitta.flight.v1.LogQueryB\x12\n\x10_max_reply_bytes\"]\n\nBatchReply\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04rows\x18\x02 \x01(\x04\x12\x0c\n\x04part\x18\x03 \x01(\r\x12\r\n\x05parts\x18\x04 \x01(\r\x12\x12\n\nelapsed_ns\x18\x05 \x03(\x04\"N\n\x08PutReply\x12\x10\n\x08sequence\x18\x01 \x01(\x04\x12\x0c\n\x04rows\x18\x02 \x01(\x04\x12\x12\n\nelapsed_ns\x18\x03 \x03(\x04\x12\x0e\n\x06ticket\x18\x04 \x01(\x0c\"O\n\x06Ticket\x12\x11\n\x07results\x18\x01 \x01(\x0cH\x00\x12*\n\x03log\x18\x02 \x01(\x0b\x32\x1b.sagitta.flight.v1.LogQueryH\x00\x42\x06\n\x04what\"\xd6\x02\n\x08LogQuery\x12\x37\n\x06\x63ursor\x18\x01 \x03(\x0b\x32\'.sagitta.flight.v1.LogQuery.CursorEntry\x12\x16\n\tpage_size\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\r\n\x05order\x18\x03 \x01(\t\x12\x12\n\ntime_start\x18\x04 \x01(\t\x12\x10\n\x08time_end\x18\x05 \x01(\t\x12\x0f\n\x07\x64\x61taset\x18\x06 \x03(\t\x12\x17\n\x0f\x64\x61taset_exclude\x18\x07 \x03(\t\x12\x19\n\x11\x64\x61taset_separator\x18\x08 \x01(\t\x12\x1c\n\x0f\x64\x61taset_flatten\x18\t \x01(\x08H\x01\x88\x01\x01\x12\x10\n\x08\x66\x61ilures\x18\n \x01(\x08\x1a-\n\x0b\x43ursorEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\x42\x0c\n\n_page_sizeB\x12\n\x10_dataset_flatten\"~\n\tLogStatus\x12\x0e\n\x06status\x18\x01 \x01(\t\x12\x34\n\x04next\x18\x02 \x03(\x0b\x32&.sagitta.flight.v1.LogStatus.NextEntry\x1a+\n\tNextEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x04:\x02\x38\x01\"S\n\x0cPipelineInfo\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\t\x12\x0e\n\x06status\x18\x03 \x01(\t\x12\x14\n\x0cinput_schema\x18\x04 \x01(\x0c\"J\n\x0b\x45rrorDetail\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0e\n\x06status\x18\x02 \x01(\t\x12\r\n\x05\x65rror\x18\x03 \x01(\t\x12\x0e\n\x06source\x18\x04 \x01(\t*D\n\x05Reply\x12\x15\n\x11REPLY_UNSPECIFIED\x10\x00\x12\x11\n\rREPLY_OUTPUTS\x10\x01\x12\x11\n\rREPLY_RECORDS\x10\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,8 +35,8 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LOGQUERY_CURSORENTRY']._serialized_options = b'8\001'
   _globals['_LOGSTATUS_NEXTENTRY']._loaded_options = None
   _globals['_LOGSTATUS_NEXTENTRY']._serialized_options = b'8\001'
-  _globals['_REPLY']._serialized_start=1088
-  _globals['_REPLY']._serialized_end=1156
+  _globals['_REPLY']._serialized_start=1106
+  _globals['_REPLY']._serialized_end=1174
   _globals['_COMMAND']._serialized_start=54
   _globals['_COMMAND']._serialized_end=214
   _globals['_BATCHREPLY']._serialized_start=216
@@ -46,15 +46,15 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_TICKET']._serialized_start=391
   _globals['_TICKET']._serialized_end=470
   _globals['_LOGQUERY']._serialized_start=473
-  _globals['_LOGQUERY']._serialized_end=797
-  _globals['_LOGQUERY_CURSORENTRY']._serialized_start=718
-  _globals['_LOGQUERY_CURSORENTRY']._serialized_end=763
-  _globals['_LOGSTATUS']._serialized_start=799
-  _globals['_LOGSTATUS']._serialized_end=925
-  _globals['_LOGSTATUS_NEXTENTRY']._serialized_start=882
-  _globals['_LOGSTATUS_NEXTENTRY']._serialized_end=925
-  _globals['_PIPELINEINFO']._serialized_start=927
-  _globals['_PIPELINEINFO']._serialized_end=1010
-  _globals['_ERRORDETAIL']._serialized_start=1012
-  _globals['_ERRORDETAIL']._serialized_end=1086
+  _globals['_LOGQUERY']._serialized_end=815
+  _globals['_LOGQUERY_CURSORENTRY']._serialized_start=736
+  _globals['_LOGQUERY_CURSORENTRY']._serialized_end=781
+  _globals['_LOGSTATUS']._serialized_start=817
+  _globals['_LOGSTATUS']._serialized_end=943
+  _globals['_LOGSTATUS_NEXTENTRY']._serialized_start=900
+  _globals['_LOGSTATUS_NEXTENTRY']._serialized_end=943
+  _globals['_PIPELINEINFO']._serialized_start=945
+  _globals['_PIPELINEINFO']._serialized_end=1028
+  _globals['_ERRORDETAIL']._serialized_start=1030
+  _globals['_ERRORDETAIL']._serialized_end=1104
 # @@protoc_insertion_point(module_scope)

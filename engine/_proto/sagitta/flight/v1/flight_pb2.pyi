@@ -63,7 +63,7 @@ class Ticket(_message.Message):
     def __init__(self, results: _Optional[bytes] = ..., log: _Optional[_Union[LogQuery, _Mapping]] = ...) -> None: ...
 
 class LogQuery(_message.Message):
-    __slots__ = ("cursor", "page_size", "order", "time_start", "time_end", "dataset", "dataset_exclude", "dataset_separator", "dataset_flatten")
+    __slots__ = ("cursor", "page_size", "order", "time_start", "time_end", "dataset", "dataset_exclude", "dataset_separator", "dataset_flatten", "failures")
     class CursorEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +80,7 @@ class LogQuery(_message.Message):
     DATASET_EXCLUDE_FIELD_NUMBER: _ClassVar[int]
     DATASET_SEPARATOR_FIELD_NUMBER: _ClassVar[int]
     DATASET_FLATTEN_FIELD_NUMBER: _ClassVar[int]
+    FAILURES_FIELD_NUMBER: _ClassVar[int]
     cursor: _containers.ScalarMap[str, int]
     page_size: int
     order: str
@@ -89,7 +90,8 @@ class LogQuery(_message.Message):
     dataset_exclude: _containers.RepeatedScalarFieldContainer[str]
     dataset_separator: str
     dataset_flatten: bool
-    def __init__(self, cursor: _Optional[_Mapping[str, int]] = ..., page_size: _Optional[int] = ..., order: _Optional[str] = ..., time_start: _Optional[str] = ..., time_end: _Optional[str] = ..., dataset: _Optional[_Iterable[str]] = ..., dataset_exclude: _Optional[_Iterable[str]] = ..., dataset_separator: _Optional[str] = ..., dataset_flatten: _Optional[bool] = ...) -> None: ...
+    failures: bool
+    def __init__(self, cursor: _Optional[_Mapping[str, int]] = ..., page_size: _Optional[int] = ..., order: _Optional[str] = ..., time_start: _Optional[str] = ..., time_end: _Optional[str] = ..., dataset: _Optional[_Iterable[str]] = ..., dataset_exclude: _Optional[_Iterable[str]] = ..., dataset_separator: _Optional[str] = ..., dataset_flatten: _Optional[bool] = ..., failures: _Optional[bool] = ...) -> None: ...
 
 class LogStatus(_message.Message):
     __slots__ = ("status", "next")
