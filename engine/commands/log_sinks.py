@@ -49,7 +49,10 @@ class Sink(Protocol):
 
 
 class TableSink:
-    """Prints one line per row: when, what went in, what came out, how many anomalies, the model."""
+    """Prints one line per row: when, how many anomalies, what came out, what went in; or an error.
+
+    Rows are told from failed requests by their columns.
+    """
 
     def __init__(self, width: int) -> None:
         """Print lines of at most ``width`` characters."""
@@ -58,21 +61,17 @@ class TableSink:
 
     def write(self, batch: pa.RecordBatch) -> None:
         """Print some rows."""
+        is_failures = "error" in batch.schema.names
         if not self._has_head:
             self._has_head = True
-            self._print("time", "anomaly", "out", "in")
+            self._print("time", "error" if is_failures else _cells("anomaly", "out", "in"))
         for row in batch.to_pylist():
             moment = datetime.datetime.fromtimestamp(row["time"] / 1000, datetime.UTC)
             time = moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-            anomalies = [
-                name for name, found in row["anomaly"].items() if found and name != "count"
-            ]
-            count = row["anomaly"]["count"]
-            named = f"{count} {','.join(anomalies)}".strip()
-            self._print(time, named if count else "-", _short(row["out"]), _short(row["in"]))
+            self._print(time, row["error"] if is_failures else _inference(row))
 
-    def _print(self, time: str, anomaly: str, out: str, into: str) -> None:
-        line = printable(f"{time:<24}  {anomaly:<9}  {out:<32}  {into}").replace("\n", r"\n")
+    def _print(self, time: str, what: str) -> None:
+        line = printable(f"{time:<24}  {what}").replace("\n", r"\n")
         text = line if len(line) <= self._width else f"{line[: self._width - 1]}…"
         sys.stdout.write(f"{text}\n")
         sys.stdout.flush()
@@ -83,6 +82,17 @@ class TableSink:
 
     def discard(self) -> None:
         """Nothing is kept."""
+
+
+def _inference(row: dict[str, dict[str, Any]]) -> str:
+    anomalies = [name for name, found in row["anomaly"].items() if found and name != "count"]
+    count = row["anomaly"]["count"]
+    named = f"{count} {','.join(anomalies)}".strip()
+    return _cells(named if count else "-", _short(row["out"]), _short(row["in"]))
+
+
+def _cells(anomaly: str, out: str, into: str) -> str:
+    return f"{anomaly:<9}  {out:<32}  {into}"
 
 
 def _short(columns: dict[str, object]) -> str:

@@ -21,6 +21,7 @@ from engine.logring import (
     PageQuery,
     StoreUnavailableError,
     open_to_read,
+    read_failures,
     read_page,
 )
 
@@ -43,11 +44,12 @@ class LogSource(Protocol):
 
 
 @contextlib.contextmanager
-def open_folder(folder: Path) -> Iterator[LogSource]:
+def open_folder(folder: Path, *, failures: bool = False) -> Iterator[LogSource]:
     """The log of a stopped engine.
 
     Args:
         folder: its ``PERSIST_DIR``, or the log's own folder in it.
+        failures: read failed requests, not rows.
 
     Raises:
         StartupError: there is none, it is damaged, or an engine has it.
@@ -67,7 +69,7 @@ def open_folder(folder: Path) -> Iterator[LogSource]:
 
     class Folder:
         def page(self, query: PageQuery) -> LogPage:
-            return read_page(store, query)
+            return read_failures(store, query) if failures else read_page(store, query)
 
     try:
         yield Folder()
@@ -76,13 +78,21 @@ def open_folder(folder: Path) -> Iterator[LogSource]:
 
 
 class EngineSource:
-    """A running engine's ``/logs``."""
+    """A running engine's ``/logs``, or its ``/logs/failures``."""
 
-    def __init__(self, url: str, *, token: str | None = None, ca_file: Path | None = None) -> None:
+    def __init__(
+        self,
+        url: str,
+        *,
+        failures: bool = False,
+        token: str | None = None,
+        ca_file: Path | None = None,
+    ) -> None:
         """Read from an engine; nothing is connected yet.
 
         Args:
             url: ``http://host:port`` or ``https://…``.
+            failures: read failed requests, not rows.
             token: bearer token, where the engine asks for one.
             ca_file: PEM certificates to trust beside the system's.
 
@@ -90,6 +100,7 @@ class EngineSource:
             ConfigError: it is no such URL, or the file holds no certificates.
         """
         self._url = url
+        self._path = "/logs/failures" if failures else "/logs"
         scheme, self._host, self._port = _address(url)
         self._context = ssl.create_default_context() if scheme == "https" else None
         if self._context is not None and ca_file is not None:
@@ -115,7 +126,7 @@ class EngineSource:
             words["time.start"], words["time.end"] = map(_rfc3339, query.time_range_ms)
         cursor = {} if self._partition is None else {self._partition: query.start_row}
         body = json.dumps(cursor if query.start_row is not None else {}).encode()
-        status_text, content = self._post(f"/logs?{urllib.parse.urlencode(words)}", body)
+        status_text, content = self._post(f"{self._path}?{urllib.parse.urlencode(words)}", body)
         try:
             status = json.loads(status_text)
             ((self._partition, next_row),) = status["next"].items()

@@ -36,6 +36,7 @@ EPILOG = """examples:
   sagitta logs http://edge:8080 --follow           and whatever comes
   sagitta logs /persist -o logs.parquet            all that a stopped engine has kept
   sagitta logs --since 2h --anomalies-only -f json the last two hours' anomalies, for a program
+  sagitta logs --failures                          requests that the model failed on
 """
 
 
@@ -58,7 +59,7 @@ def run(arguments: Sequence[str], environ: Mapping[str, str]) -> int:
     form = _format(options)
     query = _query(options)
     with _source(options) as source, _explained():
-        sink = _sink(form, options.output)
+        sink = _sink(form, options)
         copy = _Copy(source, sink, options.anomalies_only, is_watched=_is_watched(form, options))
         try:
             is_newest = form == "table" or (options.follow and options.rows is not None)
@@ -104,6 +105,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--since", help="only rows from then on: 15m, 2h, 7d, or 2026-01-31T12:00:00Z")
     add("--until", help="only rows up to then, written as --since")
     add("--anomalies-only", action="store_true", help="only rows with an anomaly")
+    add("--failures", action="store_true", help="failed requests in place of rows")
     add("--follow", action="store_true", help="go on with the rows that come")
     add("--token-file", type=Path, help="file with a bearer token for the engine")
     add("--ca-file", type=Path, help="PEM certificates to trust for https")
@@ -124,6 +126,8 @@ def _format(options: argparse.Namespace) -> str:
         raise ConfigError("--follow has no end: leave --until out")
     if options.follow and options.since is not None and options.rows is not None:
         raise ConfigError("--follow takes --since or --rows, not both")
+    if options.failures and options.anomalies_only:
+        raise ConfigError("--anomalies-only is about rows: leave it out with --failures")
     if options.rows is not None and options.rows < 1:
         raise ConfigError("--rows takes a number of 1 or more")
     return form
@@ -156,7 +160,7 @@ def _source(options: argparse.Namespace) -> Iterator[LogSource]:
     if "://" not in options.source:
         if options.follow:
             raise ConfigError("--follow needs a running engine: give its URL instead of a folder")
-        with open_folder(Path(options.source)) as source:
+        with open_folder(Path(options.source), failures=options.failures) as source:
             yield source
         return
     token = None
@@ -167,14 +171,18 @@ def _source(options: argparse.Namespace) -> Iterator[LogSource]:
             raise ConfigError(f"--token-file {options.token_file}: {error.strerror}") from error
         if not token.isprintable():
             raise ConfigError(f"--token-file {options.token_file}: its first line is no token")
-    yield EngineSource(options.source, token=token, ca_file=options.ca_file)
+    yield EngineSource(
+        options.source, failures=options.failures, token=token, ca_file=options.ca_file
+    )
 
 
-def _sink(form: str, output: Path | None) -> Sink:
+def _sink(form: str, options: argparse.Namespace) -> Sink:
+    output: Path | None = options.output
     if output is None and sys.stdout is None:  # as `>&-` leaves it
         raise StartupError("cannot write: standard output is closed")
     if form == "table":
-        return TableSink(shutil.get_terminal_size((200, 24)).columns)
+        columns = shutil.get_terminal_size((200, 24)).columns
+        return TableSink(sys.maxsize if options.failures else columns)  # errors are read whole
     if output is not None and form in {"arrow", "parquet"}:
         return FileSink(output, parquet=form == "parquet")
     lines = form == "jsonl"
