@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -22,12 +23,15 @@ from engine.logring.store import pages
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from typing import Any
 
     from lmdb import Cursor
 
     from engine.logring.store import Database, Store, Txn
 
 __all__ = ["FAILURE_SCHEMA", "Failure", "FailureLog", "read_failures"]
+
+log = logging.getLogger("sagitta")
 
 FAILURE_SCHEMA = pa.schema(
     [
@@ -141,8 +145,8 @@ def read_failures(store: Store, query: PageQuery) -> LogPage:
     status, bytes_left = "All", query.page_bytes
     row = _start(store, query)
     for number, value in _from(store, row, descending=query.descending):
-        failure = json.loads(value)
-        if low_ms <= failure["time"] <= high_ms:
+        failure = _parse(number, value)
+        if failure is not None and low_ms <= failure["time"] <= high_ms:
             if len(rows) == query.page_rows:
                 status = "RecordLimited"
                 break
@@ -153,6 +157,16 @@ def read_failures(store: Store, query: PageQuery) -> LogPage:
             bytes_left -= len(value)
         row = number if query.descending else number + 1
     return LogPage(pa.RecordBatch.from_pylist(rows, schema=FAILURE_SCHEMA), status, row)
+
+
+def _parse(number: int, value: bytes) -> dict[str, Any] | None:
+    """A failure as a row; None where it is damaged: those behind it are not hidden by that."""
+    try:
+        row: dict[str, Any] = json.loads(value)
+    except ValueError as error:
+        log.error("the log of failures is damaged at number %d: %s", number, error)
+        return None
+    return row
 
 
 def _start(store: Store, query: PageQuery) -> int:

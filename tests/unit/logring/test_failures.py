@@ -6,6 +6,7 @@ from support.answers import numbered
 from engine.codecs.record_batch import record_batch
 from engine.logring import Failure, LogRing, PageQuery
 from engine.logring.failures import FAILURE_SCHEMA
+from engine.logring.rows import ROW_KEY
 
 COUNT = 2_500  # more than a transaction reads
 
@@ -72,6 +73,20 @@ def test_a_start_behind_the_newest_is_the_end(ring, descending):
 
     expected = ([2_499, 2_498], "RecordLimited", 2_498) if descending else ([], "All", COUNT)
     assert (times, status, next_row) == expected
+
+
+def test_what_is_damaged_is_passed_over_and_told(tmp_path, caplog):
+    ring = LogRing(tmp_path, 1 << 20, record_batch)
+    for number in range(3):
+        ring.failures.add(Failure(number, f"{number}", "v1", "edge-1"))
+    ring.maintain()
+    store = ring._writer.store
+    with store.env.begin(write=True) as txn:
+        txn.put(ROW_KEY.pack(1), b'{"time": 1, "err\xff', db=store.failures)
+
+    assert read(ring) == ([0, 2], "All", 3)
+    assert "the log of failures is damaged at number 1" in caplog.text
+    ring.close()
 
 
 @pytest.mark.parametrize("descending", [False, True])
