@@ -102,10 +102,11 @@ def find_damage(data: pathlib.Path, closed: object) -> str | None:
     """What is wrong with the file, if anything; a file closed by us and untouched since is good."""
     if not data.exists() or closed == file_stamp(data):
         return None
-    if data.stat().st_size == 0:
+    size_bytes = data.stat().st_size
+    if size_bytes == 0:
         data.unlink()
         return None
-    if size_mib := data.stat().st_size >> 20:
+    if size_mib := size_bytes >> 20:
         text = "The inference log was not closed by its engine: checking %s, %d MiB"
         log.info(text, data, size_mib)
     started_s = time.monotonic()

@@ -120,22 +120,20 @@ class PackedLayout:
         most_rows: how many rows an answer may have to be packed; a transaction costs more.
     """
 
-    __slots__ = ("_columns", "_rows", "_times", "most_rows", "row_bytes")
+    __slots__ = ("_fields", "_rows", "most_rows", "row_bytes")
 
     def __init__(self, context: LogContext, steps: int) -> None:
         """Take the layout of rows with a context and the times of so many steps."""
-        times_bytes = context.packed_bytes(steps) - sum(context.strides)
-        sizes = [times_bytes, *context.strides]
-        self.row_bytes = sum(sizes)
-        is_narrow = self.row_bytes < (_PACKED_SHARE + 1) * times_bytes
+        self.row_bytes = context.packed_bytes(steps)
+        values_bytes = sum(context.strides)
+        times_bytes = self.row_bytes - values_bytes
+        is_narrow = values_bytes < _PACKED_SHARE * times_bytes
         most_rows = PACKED_BYTES // self.row_bytes
         self.most_rows = min(most_rows, 1) if is_narrow else most_rows
         # as void a value is copied by one call, not byte by byte
-        names = [str(number) for number in range(len(sizes))]
-        kinds = [np.dtype(f"V{size}") for size in sizes]
-        self._rows = np.dtype(list(zip(names, kinds, strict=True)))
-        self._times = kinds[0]
-        self._columns = [(name, kind) for name, kind in zip(names[1:], kinds[1:], strict=True)]
+        sizes = enumerate((times_bytes, *context.strides))
+        self._fields = [(str(number), np.dtype(f"V{size}")) for number, size in sizes]
+        self._rows = np.dtype(self._fields)
 
     def items(
         self, rows: int, time_ms: int, elapsed_ns: Sequence[int], body: Sequence[Column]
@@ -145,8 +143,7 @@ class PackedLayout:
         if rows == 1:
             return b"".join((times, *body))
         items = np.empty(rows, self._rows)
-        items["0"] = np.frombuffer(times, self._times)
-        for (name, kind), values in zip(self._columns, body, strict=True):
+        for (name, kind), values in zip(self._fields, (times, *body), strict=True):
             if values:
                 items[name] = np.frombuffer(values, kind)
         return items.tobytes()

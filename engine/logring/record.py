@@ -23,7 +23,7 @@ import pyarrow as pa
 from engine.errors import EngineError
 from engine.logring.columns import Kind, raw_columns, row_bytes
 from engine.logring.context import OWN_COLUMNS, LogContext, list_depth, numpy_type, without
-from engine.logring.header import HEADER, PackedRows, Record, packed_layout
+from engine.logring.header import HEADER, Column, PackedRows, Record, packed_layout
 from engine.logring.repeats import RowPattern, TablePattern
 
 if TYPE_CHECKING:
@@ -199,9 +199,7 @@ def _runs(batch: pa.RecordBatch) -> list[pa.RecordBatch]:
     ]
 
 
-def _record(
-    context: LogContext, rows: int, result: InferResult, body: Sequence[bytes | memoryview]
-) -> Record:
+def _record(context: LogContext, rows: int, result: InferResult, body: Sequence[Column]) -> Record:
     size = sum(map(len, body)) + HEADER.size + 8 * len(result.elapsed_ns)
     return Record(context, rows, result.time_ms, result.elapsed_ns, body, size)
 
@@ -220,7 +218,7 @@ def _arrow_records(
 def _split_raw(
     context: LogContext,
     result: InferResult,
-    values: Sequence[bytes | memoryview],
+    values: Sequence[Column],
     max_bytes: int,
     rows_at_once: int,
 ) -> list[Record | PackedRows]:
